@@ -1,0 +1,48 @@
+"""The models by name."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+from slimjax.models.common import SlimNet
+from slimjax.models.mobilenet_v1 import MobileNetV1
+from slimjax.models.mobilenet_v2 import MobileNetV2
+from slimjax.models.resnet import DEPTHS
+from slimjax.models.resnet import ResNet
+from slimjax.models.shufflenet import ShuffleNet
+from slimjax.widths import Width
+
+MODELS: dict[str, Callable[..., SlimNet]] = {
+  'mobilenet_v1': MobileNetV1,
+  'mobilenet_v2': MobileNetV2,
+  'shufflenet': ShuffleNet,
+  'resnet50': functools.partial(ResNet, depths=DEPTHS[50]),
+  'resnet101': functools.partial(ResNet, depths=DEPTHS[101]),
+  'resnet152': functools.partial(ResNet, depths=DEPTHS[152]),
+  # Not published: one block a stage, for tests and small images.
+  'resnet14': functools.partial(ResNet, depths=(1, 1, 1, 1)),
+}
+
+
+def create_model(
+  name: str, *, num_classes: int, widths: Sequence[Width], **options: Any
+) -> SlimNet:
+  """The model `name`, made to run at `widths`.
+
+  Args:
+    name: one of `MODELS`.
+    num_classes: outputs of the classifier.
+    widths: floats such as 0.25, or tuples of channels. Parameters have the
+      size of the widest.
+    **options: the attributes of `SlimNet`: dtype, small_stem, remat, axis_name.
+
+  Raises:
+    ValueError: unknown model or option, or widths that do not fit it.
+  """
+  if name not in MODELS:
+    raise ValueError(f'unknown model {name!r}; there are {", ".join(MODELS)}')
+  try:
+    return MODELS[name](num_classes=num_classes, widths=widths, **options)
+  except TypeError as error:
+    raise ValueError(f'model {name}: {error}') from error

@@ -1,0 +1,208 @@
+"""What the four families share: their options, and the check of a width."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from slimjax.layers import ConvNorm
+from slimjax.layers import SlimDense
+from slimjax.widths import canonical
+from slimjax.widths import check_widths
+from slimjax.widths import switch_name
+from slimjax.widths import Width
+
+# A layer that sets a width: its name, and the group of layers whose channels
+# are summed with its own (so they must be equal), or None.
+LayerName = tuple[str, str | None]
+
+
+class SlimNet(nn.Module):
+  """A network that runs at several widths.
+
+  Attributes:
+    num_classes: outputs of the classifier.
+    widths: the widths it is made for, floats or tuples of channels.
+    dtype: of the computation (jnp.float32 or jnp.bfloat16); parameters,
+      statistics and logits are float32.
+    small_stem: the stem keeps the resolution where the published one strides,
+      for small images. The parameters are the same.
+    remat: recompute the activations of a block in the backward pass instead of
+      keeping them.
+    axis_name: a mesh axis over which batch normalisation is synchronised.
+    folded: the norms have been folded into the convolutions
+      (`slimjax.fold_batch_norm`); such a network has one width.
+  """
+
+  num_classes: int = 1000
+  widths: tuple[Width, ...] = (0.25, 0.5, 0.75, 1.0)
+  dtype: Any = jnp.float32
+  small_stem: bool = False
+  remat: bool = False
+  axis_name: str | None = None
+  folded: bool = False
+
+  def __post_init__(self):
+    if not isinstance(self.num_classes, int) or self.num_classes < 1:
+      raise ValueError(
+        f'num_classes must be a whole number above zero, got'
+        f' {self.num_classes!r}'
+      )
+    object.__setattr__(self, 'widths', check_widths(self.widths))
+    super().__post_init__()
+    for width in self.widths:
+      self._resolve(width)
+
+  # Each family says what follows from its table.
+
+  @nn.nowrap
+  def layer_names(self) -> list[LayerName]:
+    """The layers that set a width, in order."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def uniform_channels(self, width: float) -> list[int]:
+    """The active output channels of these layers at a uniform width."""
+    raise NotImplementedError
+
+  @nn.nowrap
+  def check_channels(self, channels: tuple[int, ...]) -> None:
+    """Raises ValueError where a family needs more than `channels` checks."""
+
+  # What a width means, for all of them.
+
+  @nn.nowrap
+  def _resolve(self, width: Width) -> tuple[int, ...]:
+    name = type(self).__name__
+    if isinstance(width, tuple):
+      channels = width
+    else:
+      channels = tuple(self.uniform_channels(width))
+    layers = self.layer_names()
+    if len(channels) != len(layers):
+      raise ValueError(
+        f'{name} has {len(layers)} layers that set a width, but {len(channels)}'
+        f' channels are given: {channels}'
+      )
+    first: dict[str, tuple[str, int]] = {}
+    for (layer, tie), count in zip(layers, channels, strict=True):
+      if count < 1:
+        raise ValueError(
+          f'{name}: width {width} leaves {layer} with no channels; a wider one'
+          ' is needed'
+        )
+      if tie is None:
+        continue
+      other, other_count = first.setdefault(tie, (layer, count))
+      if count != other_count:
+        raise ValueError(
+          f'{name}: {layer} has {count} channels and {other} has {other_count},'
+          ' but they are summed and must be equal'
+        )
+    self.check_channels(channels)
+    return channels
+
+  @property
+  def full_channels(self) -> tuple[int, ...]:
+    """The channels of the parameters: each layer at its widest switch."""
+    return tuple(
+      max(counts)
+      for counts in zip(
+        *(self._resolve(width) for width in self.widths), strict=True
+      )
+    )
+
+  @nn.nowrap
+  def channels(self, width: Width) -> tuple[int, ...]:
+    """The active output channels of every layer that sets a width, in order.
+
+    Args:
+      width: a float, or the channels themselves. Any width that fits into the
+        parameters will do, trained or not.
+
+    Raises:
+      ValueError: the width is none, or is wider than the parameters.
+    """
+    channels = self._resolve(canonical(width))
+    full = self.full_channels
+    for (layer, _), count, most in zip(
+      self.layer_names(), channels, full, strict=True
+    ):
+      if count > most:
+        raise ValueError(
+          f'width {width} needs {count} channels in {layer}, but the parameters'
+          f' have {most}; the widths are {self.widths}'
+        )
+    return channels
+
+  @property
+  def ordered_widths(self) -> tuple[Width, ...]:
+    """The widths, thinnest first."""
+    return tuple(sorted(self.widths, key=lambda w: sum(self.channels(w))))
+
+  @nn.nowrap
+  def switch(self, width: Width) -> str:
+    """The key of a trained width's trees.
+
+    Raises:
+      ValueError: the width is none of `widths`.
+    """
+    width = canonical(width)
+    if width not in self.widths:
+      raise ValueError(
+        f'width {width} is not one of {self.widths}; train it, or calibrate its'
+        ' batch norm, first'
+      )
+    return switch_name(width)
+
+  # Pieces of a forward pass.
+
+  @nn.nowrap
+  def conv_norm(self, activation: Callable) -> Callable[..., ConvNorm]:
+    """`ConvNorm` with this network's options bound."""
+    return functools.partial(
+      ConvNorm,
+      activation=activation,
+      folded=self.folded,
+      axis_name=self.axis_name,
+      dtype=self.dtype,
+    )
+
+  @nn.nowrap
+  def run_block(
+    self, block: nn.Module, inputs: jax.Array, *channels: int, train: bool
+  ) -> jax.Array:
+    """Applies a block, keeping its activations or not."""
+
+    def run(block, inputs):
+      return block(inputs, *channels, train=train)
+
+    return (nn.remat(run) if self.remat else run)(block, inputs)
+
+  @nn.nowrap
+  def classify(self, maps: jax.Array) -> jax.Array:
+    """Global average and classifier, [b, h, w, c] -> [b, num_classes]."""
+    maps = non_empty(maps, 'the last map')
+    features = jnp.mean(maps, axis=(1, 2), dtype=statistics_dtype(maps.dtype))
+    logits = SlimDense(self.num_classes, dtype=self.dtype, name='classifier')(
+      features
+    )
+    return logits.astype(statistics_dtype(self.dtype))
+
+
+def statistics_dtype(dtype: Any) -> Any:
+  """float32, or float64 for float64."""
+  return jnp.promote_types(jnp.float32, dtype)
+
+
+def non_empty(maps: jax.Array, what: str) -> jax.Array:
+  """`maps` [b, h, w, c], unless it has no pixels left."""
+  if 0 in maps.shape[1:3]:
+    raise ValueError(
+      f'{what} is empty, {maps.shape[1]}x{maps.shape[2]}: the images are too'
+      ' small for this network; use larger ones, or small_stem=True'
+    )
+  return maps

@@ -1,0 +1,162 @@
+"""The optimiser of the published runs, and their four schedules.
+
+A schedule is a pure function of the step: `schedule(step) -> learning rate`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def multi_step(
+  peak_lr: float, *, steps_per_epoch: int, epochs: Sequence[int], factor: float
+) -> optax.Schedule:
+  """`peak_lr`, times `factor` from each of `epochs` on."""
+
+  def schedule(step):
+    passed = sum(jnp.asarray(step) >= e * steps_per_epoch for e in epochs)
+    return peak_lr * factor ** jnp.asarray(passed, jnp.float32)
+
+  return schedule
+
+
+def exponential(
+  peak_lr: float, *, steps_per_epoch: int, factor: float
+) -> optax.Schedule:
+  """`peak_lr`, times `factor` after every epoch."""
+
+  def schedule(step):
+    epoch = jnp.asarray(step) // steps_per_epoch
+    return peak_lr * factor ** jnp.asarray(epoch, jnp.float32)
+
+  return schedule
+
+
+def linear(peak_lr: float, *, total_steps: int) -> optax.Schedule:
+  """From `peak_lr` to zero after `total_steps`, a straight line."""
+  return optax.linear_schedule(peak_lr, 0.0, total_steps)
+
+
+def cosine(peak_lr: float, *, total_steps: int) -> optax.Schedule:
+  """From `peak_lr` to zero after `total_steps`, half a cosine."""
+  return optax.cosine_decay_schedule(peak_lr, total_steps)
+
+
+def with_warmup(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:
+  """`schedule`, scaled by (step + 1) / warmup_steps during the first steps."""
+  if not warmup_steps:
+    return schedule
+
+  def warmed(step):
+    scale = (jnp.asarray(step, jnp.float32) + 1.0) / warmup_steps
+    return schedule(step) * jnp.minimum(scale, 1.0)
+
+  return warmed
+
+
+SCHEDULES = ('multi_step', 'exponential', 'linear', 'cosine')
+
+
+def create_schedule(
+  name: str,
+  *,
+  peak_lr: float,
+  total_epochs: float,
+  steps_per_epoch: int,
+  warmup_epochs: float = 0.0,
+  factor: float | None = None,
+  epochs: Sequence[int] | None = None,
+) -> optax.Schedule:
+  """The schedule `name`, one of `SCHEDULES`, told in epochs.
+
+  Args:
+    name: multi_step (needs factor, epochs), exponential (needs factor), linear
+      or cosine.
+    peak_lr: learning rate of the first step, and of the last warm-up step.
+    total_epochs: where linear and cosine reach zero.
+    steps_per_epoch: optimiser steps in an epoch.
+    warmup_epochs: epochs of linear warm-up.
+    factor: of multi_step and exponential.
+    epochs: where multi_step decays.
+
+  Raises:
+    ValueError: unknown name, or an argument is missing or not used.
+  """
+  total_steps = round(total_epochs * steps_per_epoch)
+  needs: dict[str, set[str]] = {
+    'multi_step': {'factor', 'epochs'},
+    'exponential': {'factor'},
+    'linear': set(),
+    'cosine': set(),
+  }
+  if name not in needs:
+    raise ValueError(f'unknown schedule {name!r}; there are {SCHEDULES}')
+  given = {
+    key
+    for key, value in (('factor', factor), ('epochs', epochs))
+    if value is not None
+  }
+  if given != needs[name]:
+    raise ValueError(
+      f'schedule {name} takes {sorted(needs[name])} of factor and epochs, but'
+      f' {sorted(given)} are given'
+    )
+  if name == 'multi_step':
+    schedule = multi_step(
+      peak_lr,
+      steps_per_epoch=steps_per_epoch,
+      epochs=tuple(epochs or ()),
+      factor=factor or 0.0,
+    )
+  elif name == 'exponential':
+    schedule = exponential(
+      peak_lr, steps_per_epoch=steps_per_epoch, factor=factor or 0.0
+    )
+  elif name == 'linear':
+    schedule = linear(peak_lr, total_steps=total_steps)
+  else:
+    schedule = cosine(peak_lr, total_steps=total_steps)
+  return with_warmup(schedule, round(warmup_epochs * steps_per_epoch))
+
+
+def decay_mask(trainable: Any) -> Any:
+  """True where weight decay applies: dense kernels and the classifier's.
+
+  A kernel [..., in / groups, out] is dense if it has more than one input
+  channel per group. Depthwise kernels, biases and norms do not decay (paper,
+  appendix A).
+  """
+
+  def decays(path, leaf):
+    return path[-1].key == 'kernel' and leaf.shape[-2] > 1
+
+  return jax.tree_util.tree_map_with_path(decays, trainable)
+
+
+def sgd(
+  schedule: optax.Schedule,
+  *,
+  momentum: float = 0.9,
+  nesterov: bool = True,
+  weight_decay: float = 1e-4,
+  clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+  """SGD as PyTorch has it: decay enters the gradient, then the momentum.
+
+  Args:
+    schedule: learning rate by step.
+    momentum: of the running sum of gradients.
+    nesterov: looks ahead by one step of momentum.
+    weight_decay: factor of the kernels `decay_mask` names.
+    clip_norm: largest global norm of the gradient summed over the widths, once
+      per step, before decay; None does not clip.
+  """
+  clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  return optax.chain(
+    *clip,
+    optax.add_decayed_weights(weight_decay, decay_mask),
+    optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
+  )

@@ -1,0 +1,329 @@
+"""Training and evaluation steps: the only code that trains several widths.
+
+One training step is a few compiled programs:
+
+1. `prepare`: augments and normalises the batch, once for all widths;
+2. `gradient[switch]`, widest first: loss and gradient of one width, added to
+   what the wider ones left. Nothing leaves a device;
+3. `update`: averages the gradients, statistics and metrics of all widths over
+   the devices at once, then steps the optimiser.
+
+One program for all widths would hold the activations of several at a time, as
+its scheduler is free to interleave them. Programs run one after another, so the
+largest bounds the memory on every backend, and each compiles apart.
+
+Between programs an array private to a device has a leading axis of devices.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+
+from slimjax.losses import cross_entropy
+from slimjax.losses import soft_cross_entropy
+from slimjax.metrics import classification_metrics
+from slimjax.models.common import SlimNet
+from slimjax.train_state import TrainState
+from slimjax.variables import select
+from slimjax.widths import Width
+
+AXIS = 'data'
+Batch = dict[str, Any]  # {'image': [b, h, w, 3], 'label': int32 [b]}
+# (key, images of the batch) -> floating images [b, h, w, 3]
+Preprocess = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def data_mesh(devices: list | None = None) -> Mesh:
+  """A mesh of all devices (or of `devices`) along `data`."""
+  devices = jax.devices() if devices is None else devices
+  return jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """`tree` on every device of the mesh, in buffers of its own."""
+  # Steps donate the state: an array the caller still holds must not go with it.
+  tree = jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+  return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard(batch: Batch, mesh: Mesh) -> Batch:
+  """This process's examples as global arrays, split over the mesh."""
+  sharding = NamedSharding(mesh, P(AXIS))
+  return {
+    name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
+    for name, array in batch.items()
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """`state, metrics = step(state, batch)`; see the module's docstring.
+
+  The state is donated: use the one returned.
+
+  The metrics are {'widths': {switch: {'loss', 'top1', 'top5': (sum, count)}},
+  'gradient_norm': of the sum over widths, 'learning_rate'}.
+
+  Attributes:
+    prepare: (batch, step) -> batch
+    gradient: of every switch, widest first: (params, norm, batch_stats, batch,
+      carry) -> carry, private. The widest takes an empty carry; the carry is
+      the gradient so far, and the widest's soft labels if it teaches.
+    update: (state, gradient, private by switch) -> state, metrics
+  """
+
+  prepare: Callable
+  gradient: dict[str, Callable]
+  update: Callable
+
+  def __call__(self, state: TrainState, batch: Batch):
+    batch = self.prepare(batch, state.step)
+    variables = state.variables
+    carry, private = {}, {}
+    for switch, gradient in self.gradient.items():
+      of_switch = select(variables, switch)
+      carry, private[switch] = gradient(
+        of_switch['params'],
+        of_switch['norm'],
+        of_switch['batch_stats'],
+        batch,
+        carry,
+      )
+    return self.update(state, carry['gradient'], private)
+
+  def lower(self, state: TrainState, batch: Batch) -> dict[str, Any]:
+    """The lowered programs by name, of arrays or of their shapes."""
+    lowered = {'prepare': self.prepare.lower(batch, state.step)}
+    batch = _described(self.prepare, batch, state.step)
+    variables = state.variables
+    carry, private = {}, {}
+    for switch, gradient in self.gradient.items():
+      of_switch = select(variables, switch)
+      arguments = (
+        of_switch['params'],
+        of_switch['norm'],
+        of_switch['batch_stats'],
+        batch,
+        carry,
+      )
+      lowered[f'gradient/{switch}'] = gradient.lower(*arguments)
+      carry, private[switch] = _described(gradient, *arguments)
+    lowered['update'] = self.update.lower(state, carry['gradient'], private)
+    return lowered
+
+  def compile(self, state: TrainState, batch: Batch) -> 'TrainStep':
+    """The same step, all its programs compiled, side by side in threads."""
+    lowered = self.lower(state, batch)
+    with ThreadPoolExecutor() as pool:
+      compiled = dict(
+        zip(lowered, pool.map(lambda l: l.compile(), lowered.values()))
+      )
+    return TrainStep(
+      prepare=compiled['prepare'],
+      gradient={s: compiled[f'gradient/{s}'] for s in self.gradient},
+      update=compiled['update'],
+    )
+
+
+def _described(program, *arguments):
+  """Shapes and shardings of what a jitted program returns."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    program.eval_shape(*arguments),
+  )
+
+
+def make_train_step(
+  model: SlimNet,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  mesh: Mesh,
+  *,
+  seed: int = 0,
+  preprocess: Preprocess | None = None,
+  label_smoothing: float = 0.0,
+  inplace_distillation: bool = False,
+) -> TrainStep:
+  """One optimiser step on the summed losses of all the model's widths.
+
+  Args:
+    model: trained at all its widths, widest first.
+    optimizer: over {'params': ..., 'norm': ...}.
+    schedule: only to report the learning rate.
+    mesh: with the axis `data`: parameters replicated, batch split, batch norm
+      per device (unless the model synchronises it).
+    seed: of the random keys given to `preprocess`, folded with the step.
+    preprocess: see `Preprocess`; images are used as they are unless told.
+    label_smoothing: see `slimjax.losses.cross_entropy`.
+    inplace_distillation: the widest learns from the labels, the others from its
+      soft labels (US-Nets, arXiv 1903.05134, section 3.3).
+  """
+  replicated = NamedSharding(mesh, P())
+  split = NamedSharding(mesh, P(AXIS))
+  widths = {model.switch(width): width for width in model.ordered_widths[::-1]}
+
+  def prepare(batch, step):
+    if preprocess is None:
+      return batch
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return {**batch, 'image': preprocess(key, batch['image'])}
+
+  def program(width):
+    gradient = _gradient_program(
+      model, width, label_smoothing, inplace_distillation
+    )
+    mapped = jax.shard_map(
+      gradient,
+      mesh=mesh,
+      in_specs=(P(), P(), P(), P(AXIS), P(AXIS)),
+      out_specs=P(AXIS),
+    )
+    return jax.jit(mapped, donate_argnums=4)
+
+  def update(state, gradient, private):
+    average = jax.shard_map(
+      lambda tree: lax.pmean(jax.tree.map(lambda x: x[0], tree), AXIS),
+      mesh=mesh,
+      in_specs=P(AXIS),
+      out_specs=P(),
+    )
+    gradient, private = average((gradient, private))
+    gradients = {
+      'params': gradient,
+      'norm': {switch: new['norm'] for switch, new in private.items()},
+    }
+    trainable = {'params': state.params, 'norm': state.norm}
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, trainable
+    )
+    trainable = optax.apply_updates(trainable, updates)
+    metrics = {
+      'widths': {
+        switch: jax.tree.map(lambda x: x * mesh.size, new['metrics'])
+        for switch, new in private.items()
+      },
+      'gradient_norm': optax.global_norm(gradients),
+      'learning_rate': schedule(state.step),
+    }
+    state = TrainState(
+      step=state.step + 1,
+      batch_stats={s: new['batch_stats'] for s, new in private.items()},
+      opt_state=opt_state,
+      **trainable,
+    )
+    return state, metrics
+
+  return TrainStep(
+    prepare=jax.jit(
+      prepare, in_shardings=(split, replicated), out_shardings=split
+    ),
+    gradient={switch: program(width) for switch, width in widths.items()},
+    update=jax.jit(
+      update,
+      donate_argnums=0,
+      out_shardings=replicated,
+    ),
+  )
+
+
+def _gradient_program(
+  model: SlimNet,
+  width: Width,
+  label_smoothing: float,
+  inplace_distillation: bool,
+):
+  """Loss and gradient of one width on one device's share of the batch."""
+  first = width == model.ordered_widths[-1]
+
+  def gradient(params, norm, batch_stats, batch, carry):
+    carry = {**carry}
+    labels = batch['label']
+
+    def loss_fn(trainable):
+      logits, new = model.apply(
+        {**trainable, 'batch_stats': batch_stats},
+        batch['image'],
+        width=width,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      if inplace_distillation and not first:
+        losses = soft_cross_entropy(logits, carry['teacher'])
+      else:
+        losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+      return jnp.mean(losses), (logits, losses, new['batch_stats'])
+
+    # Varying, or every gradient would be summed over the devices on its own.
+    trainable, batch_stats = jax.tree.map(
+      lambda x: lax.pcast(x, AXIS, to='varying'),
+      ({'params': params, 'norm': norm}, batch_stats),
+    )
+    gradients, (logits, losses, new_stats) = jax.grad(loss_fn, has_aux=True)(
+      trainable
+    )
+    if not first:
+      gradients['params'] = jax.tree.map(
+        lambda total, new: total[0] + new,
+        carry['gradient'],
+        gradients['params'],
+      )
+    elif inplace_distillation:
+      carry['teacher'] = jax.nn.softmax(logits)
+    private = {
+      'norm': gradients['norm'],
+      'batch_stats': new_stats,
+      'metrics': classification_metrics(logits, labels, losses),
+    }
+    carry['gradient'], private = jax.tree.map(
+      lambda x: x[None], (gradients['params'], private)
+    )
+    return carry, private
+
+  return gradient
+
+
+def make_eval_step(model: SlimNet, mesh: Mesh, preprocess=None) -> Callable:
+  """`metrics = step(variables, batch)` of an extracted model's one width.
+
+  Args:
+    model: from `slimjax.extract`; its weights are an argument, so that no slice
+      is taken inside the compiled function.
+    mesh: with the axis `data`, over which the batch is split.
+    preprocess: images -> floating images; used as they are unless told.
+
+  Returns:
+    A jitted function of the model's variables and a batch with `mask` (False
+    for padding); it returns `classification_metrics` of the batch.
+  """
+  (width,) = model.widths
+  switch = model.switch(width)
+
+  def evaluate(variables, batch):
+    images = batch['image']
+    if preprocess is not None:
+      images = preprocess(images)
+    logits = model.apply(select(variables, switch), images, width=width)
+    losses = cross_entropy(logits, batch['label'])
+    return classification_metrics(
+      logits, batch['label'], losses, batch['mask']
+    )
+
+  replicated = NamedSharding(mesh, P())
+  return jax.jit(
+    evaluate,
+    in_shardings=(replicated, NamedSharding(mesh, P(AXIS))),
+    out_shardings=replicated,
+  )

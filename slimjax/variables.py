@@ -1,0 +1,236 @@
+"""The variables of a slimmable network, and the only code that knows them.
+
+```
+params       {module path: kernel, bias}        shared by all switches
+norm         {switch: {module path: scale, bias}}     one tree per switch
+batch_stats  {switch: {module path: mean, var}}       one tree per switch
+```
+
+A module is applied to one switch's trees (`select`) with a static width.
+"""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slimjax.layers import EPSILON
+from slimjax.models.common import SlimNet
+from slimjax.models.common import statistics_dtype
+from slimjax.widths import switch_name
+from slimjax.widths import Width
+
+Variables = Mapping[str, Any]
+# The collections of which every switch has a tree of its own.
+PRIVATE = ('norm', 'batch_stats')
+
+
+def init(
+  model: SlimNet, key: jax.Array, *, image_size: int | tuple[int, int]
+) -> dict[str, Any]:
+  """New variables of `model`.
+
+  `params` are drawn at the widest; every switch gets a norm of scale 1, bias 0,
+  mean 0 and variance 1, by shape evaluation.
+
+  Args:
+    model: from `slimjax.create_model`.
+    key: a key of `jax.random`.
+    image_size: pixels, or (height, width); only to find images too small.
+
+  Returns:
+    The variables, float32, as the module's docstring says.
+
+  Raises:
+    ValueError: the images are too small for the network.
+  """
+  images = _images(image_size)
+
+  def initialise(key, width):
+    return model.init(key, jnp.zeros(images.shape, images.dtype), width=width)
+
+  widest = functools.partial(initialise, width=model.full_channels)
+  # Compiled, the forward pass is dead code: only the drawing remains.
+  variables = {'params': jax.jit(widest)(key)['params']}
+  if model.folded:
+    return variables
+  variables.update({name: {} for name in PRIVATE})
+  for width in model.widths:
+    shapes = jax.eval_shape(functools.partial(initialise, width=width), key)
+    for collection in PRIVATE:
+      variables[collection][model.switch(width)] = _fresh(shapes[collection])
+  return variables
+
+
+def select(variables: Variables, switch: str) -> dict[str, Any]:
+  """What a module sees at `switch`: the shared params and its own trees.
+
+  Raises:
+    ValueError: the variables hold no such switch.
+  """
+  selected = {'params': variables['params']}
+  for collection in PRIVATE:
+    if collection not in variables:  # a folded network has no norms
+      continue
+    if switch not in variables[collection]:
+      raise ValueError(
+        f'{collection} has no switch {switch}, only'
+        f' {", ".join(variables[collection])}; train or calibrate that width'
+        ' first'
+      )
+    selected[collection] = variables[collection][switch]
+  return selected
+
+
+def merge(variables: Variables, switch: str, new: Variables) -> dict[str, Any]:
+  """`variables` with the private trees in `new` put in place of `switch`'s."""
+  merged = dict(variables)
+  for collection in PRIVATE:
+    if collection in new:
+      merged[collection] = {
+        **variables[collection],
+        switch: new[collection],
+      }
+  return merged
+
+
+def apply(
+  model: SlimNet, variables: Variables, images: jax.Array, *, width: Width
+) -> jax.Array:
+  """Logits in evaluation mode, with the running statistics.
+
+  Under `jax.jit` make `width` static. For inference at one width, `extract`
+  first: slices taken inside a compiled function cost time at every call.
+
+  Args:
+    model: from `slimjax.create_model`.
+    variables: from `init`, `load_torch`, a checkpoint, or `extract`.
+    images: [b, h, w, 3], preprocessed.
+    width: one of the model's widths, or one whose trees have been added.
+
+  Returns:
+    Logits [b, num_classes], float32.
+
+  Raises:
+    ValueError: the width has no trees, or the images are not as they should be.
+  """
+  if images.ndim != 4 or images.shape[-1] != 3:
+    raise ValueError(
+      f'images must have the shape [batch, height, width, 3], got'
+      f' {list(images.shape)}'
+    )
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(
+      f'images must be floating point and normalised, got {images.dtype}'
+    )
+  model.channels(width)
+  selected = select(variables, switch_name(width))
+  return model.apply(selected, images, width=width)
+
+
+def extract(
+  model: SlimNet, variables: Variables, *, width: Width
+) -> tuple[SlimNet, dict[str, Any]]:
+  """The stand-alone network of one switch, with only the weights it uses.
+
+  Args:
+    model: from `slimjax.create_model`.
+    variables: its variables; not changed.
+    width: a width that has trees in `variables`.
+
+  Returns:
+    A model of that one width and its variables, for `apply` with this width.
+  """
+  model.channels(width)
+  switch = switch_name(width)
+  selected = select(variables, switch)
+
+  # The layers say which slices they use; all else is dead code.
+  @jax.jit
+  def active(selected):
+    images = _images(_SMALL)
+    _, sown = model.apply(
+      selected,
+      jnp.zeros(images.shape, images.dtype),
+      width=width,
+      mutable=[f'active_{name}' for name in selected],
+    )
+    return sown
+
+  sown = active(selected)
+  small = {'params': sown['active_params']}
+  for collection in PRIVATE:
+    if collection in selected:
+      small[collection] = {switch: sown[f'active_{collection}']}
+  return model.clone(widths=(width,)), small
+
+
+def fold_batch_norm(
+  model: SlimNet, variables: Variables
+) -> tuple[SlimNet, dict[str, Any]]:
+  """Folds the norms of an extracted network into its convolutions.
+
+  kernel' = kernel * scale / sqrt(var + epsilon) and bias' = bias - mean * scale
+  / sqrt(var + epsilon): the network gives equal logits and has no norms.
+
+  Args:
+    model: of one width, from `extract`.
+    variables: its variables; not changed.
+
+  Returns:
+    The model without norms, its convolutions biased, and its variables
+    ({'params': ...} alone).
+
+  Raises:
+    ValueError: the model has several widths.
+  """
+  if len(model.widths) != 1:
+    raise ValueError(
+      f'batch norm folds into the kernels of one width, got {model.widths};'
+      ' extract one first'
+    )
+  selected = select(variables, switch_name(model.widths[0]))
+
+  def fold(params, norm, stats):
+    if 'norm' in norm:  # a ConvNorm: its children are `conv` and `norm`
+      norm, stats = norm['norm'], stats['norm']
+      factor = norm['scale'] / jnp.sqrt(stats['var'] + EPSILON)
+      kernel = params['conv']['kernel']
+      return {
+        'conv': {
+          'kernel': kernel * factor.reshape(1, 1, 1, -1),
+          'bias': norm['bias'] - stats['mean'] * factor,
+        }
+      }
+    return {
+      name: fold(child, norm[name], stats[name]) if name in norm else child
+      for name, child in params.items()
+    }
+
+  folded = fold(
+    selected['params'], selected['norm'], selected['batch_stats']
+  )
+  return model.clone(folded=True), {'params': folded}
+
+
+
+# Large enough for every family's maps to stay non-empty.
+_SMALL = 64
+
+
+def _images(image_size: int | tuple[int, int]) -> jax.ShapeDtypeStruct:
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
+  return jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+
+
+def _fresh(shapes: Any) -> Any:
+  """Ones for `scale` and `var`, zeros for `bias` and `mean`."""
+
+  def fill(path, shape):
+    ones = path[-1].key in ('scale', 'var')
+    return jnp.full(shape.shape, float(ones), shape.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)

@@ -1,0 +1,84 @@
+"""Widths: what they are, how they round, what their switches are called.
+
+A width is a float, uniform over the layers (0.25), or a tuple of ints, the
+active output channels of every layer that sets a width, in order. It is always
+static and hashable. This module knows nothing of jax.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import TypeAlias
+import zlib
+
+Width: TypeAlias = float | tuple[int, ...]
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+  """Rounds to the nearest multiple of `divisor`, as the MobileNets do.
+
+  At least one multiple, and never more than 10 % below `channels`.
+  Source: the published MobileNet v1 and v2.
+  """
+  rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+  return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def canonical(width: Width | Sequence[int]) -> Width:
+  """`width` as a float or a tuple of ints; lists and numpy scalars are taken.
+
+  Raises:
+    ValueError: it is neither, or is not positive.
+  """
+  if isinstance(width, (list, tuple)):
+    channels = tuple(width)
+    if not channels or any(int(c) != c or c <= 0 for c in channels):
+      raise ValueError(
+        f'width {width!r} is a list of channels, so it must hold whole numbers'
+        ' above zero, one for every layer that sets a width'
+      )
+    return tuple(int(c) for c in channels)
+  try:
+    value = float(width)
+  except (TypeError, ValueError):
+    value = math.nan
+  if not (math.isfinite(value) and value > 0):
+    raise ValueError(
+      f'width {width!r} is neither a number above zero, such as 0.25, nor a'
+      ' tuple of channels'
+    )
+  return value
+
+
+def switch_name(width: Width) -> str:
+  """The key of a switch's trees: 0.25 -> 'w025', 1.0 -> 'w100'.
+
+  A tuple of channels is named by a checksum of it, such as 'c1f3a9c07'.
+  """
+  width = canonical(width)
+  if isinstance(width, tuple):
+    return f'c{zlib.crc32(repr(width).encode()):08x}'
+  whole, _, decimals = repr(width).partition('.')
+  return f'w{whole}{decimals:0<2}'
+
+
+def check_widths(widths: Sequence[Width]) -> tuple[Width, ...]:
+  """The widths of a model in canonical form.
+
+  Raises:
+    ValueError: there are none, one is no width, or two have one name.
+  """
+  if isinstance(widths, (int, float, str)) or not len(widths):
+    raise ValueError(
+      f'widths must be a tuple such as (0.25, 0.5, 0.75, 1.0), got {widths!r}'
+    )
+  checked = tuple(canonical(width) for width in widths)
+  named: dict[str, Width] = {}
+  for width in checked:
+    name = switch_name(width)
+    if name in named:
+      raise ValueError(
+        f'two switches have the name {name}: widths {named[name]!r} and'
+        f' {width!r}; leave one of them out'
+      )
+    named[name] = width
+  return checked
