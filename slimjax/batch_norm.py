@@ -1,45 +1,37 @@
 """Batch normalisation of a training batch, with a closed-form gradient."""
 
 from functools import partial
+import math
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+# Positions of the map summed into one by the first stage of _sums on CPU.
+_ROWS = 16
+
 
 def batch_norm_train(x, scale, bias, *, epsilon, axis_name=None):
   """Normalises with the statistics of the batch.
 
-  Only reverse-mode differentiation is defined. Inside shard_map, make a
-  replicated scale and bias varying first (jax.lax.pcast) to take their
-  gradients. The statistics returned are for
+  Only reverse-mode differentiation is defined. The statistics returned are for
   running averages: no gradient flows through them (their cotangents are
-  ignored); that of y accounts for y's dependence on them.
+  ignored); that of y accounts for y's dependence on them. Inside shard_map,
+  make a replicated scale and bias varying first (jax.lax.pcast) to take their
+  gradients.
 
   Args:
-    x: [b, h, w, c] or [b, c].
+    x: [b, h, w, c] or [b, c], floating.
     scale: [c].
     bias: [c].
     epsilon: added to the variance.
-    axis_name: mesh axis to average the statistics over, inside shard_map.
+    axis_name: mesh axis to average the statistics over, inside shard_map. The
+      gradients of scale and bias stay those of the device's own share.
 
   Returns:
     y like x, and the mean and the biased variance, [c] in float32 or wider.
   """
   return _norm((epsilon, axis_name), x, scale, bias)
-
-
-def _mean(x, axis_name=None):  # [..., c] -> [c]
-  mean = jnp.mean(x, axis=tuple(range(x.ndim - 1)))
-  return mean if axis_name is None else lax.pmean(mean, axis_name)
-
-
-def _like(vector, x):  # [c] -> [1, ..., 1, c]
-  return vector.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _wide(x):
-  return x.astype(jnp.promote_types(jnp.float32, x.dtype))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -49,34 +41,89 @@ def _norm(options, x, scale, bias):
 
 def _norm_fwd(options, x, scale, bias):
   epsilon, axis_name = options
-  wide = _wide(x)
-  mean = _mean(wide, axis_name)
-  centred = wide - _like(mean, x)
-  var = _mean(centred * centred, axis_name)
+  count = x.size // x.shape[-1]
+  mean = _pmean(
+      jnp.sum(_wide(x), axis=tuple(range(x.ndim - 1))) / count, axis_name
+  )
+  # Squares of centred values: E[x^2] - E[x]^2 cancels where |mean| >> std.
+  (total,) = _sums(lambda x, mean: [(_wide(x) - mean) ** 2], [x], [mean])
+  var = _pmean(total / count, axis_name)
   rstd = lax.rsqrt(var + epsilon)
-  y = centred * _like(rstd * scale, x) + _like(bias, x)
+  y = (_wide(x) - _like(mean, x)) * _like(rstd * scale, x) + _like(bias, x)
   return (y.astype(x.dtype), mean, var), (x, scale, bias, mean, rstd)
 
 
 def _norm_bwd(options, residuals, cotangents):
   _, axis_name = options
   x, scale, bias, mean, rstd = residuals
-  dy = _wide(cotangents[0])
-  xhat = (_wide(x) - _like(mean, x)) * _like(rstd, x)
-  dbias = _mean(dy)
-  dscale = _mean(dy * xhat)
-  shift, slope = scale * dbias, scale * dscale
-  if axis_name is not None:
-    shift, slope = lax.pmean((shift, slope), axis_name)
-  dx = _like(rstd, x) * (
-      _like(scale, x) * dy - _like(shift, x) - xhat * _like(slope, x)
-  )
+  dy = cotangents[0]
+
+  def terms(dy, x, mean):
+    return [_wide(dy), _wide(dy) * (_wide(x) - mean)]
+
+  dbias, dscale = _sums(terms, [dy, x], [mean])
+  dscale = dscale * rstd
   count = x.size // x.shape[-1]
+  # dx = rstd * (g - E[g] - xhat * E[g * xhat]), g = scale * dy.
+  offset = _like(_pmean(rstd * scale * dbias / count, axis_name), x)
+  slope = _like(_pmean(rstd**2 * scale * dscale / count, axis_name), x)
+  centred = _wide(x) - _like(mean, x)
+  dx = _like(rstd * scale, x) * _wide(dy) - offset - slope * centred
   return (
-      dx.astype(x.dtype),
-      (count * dscale).astype(scale.dtype),
-      (count * dbias).astype(bias.dtype),
+      dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
   )
 
 
 _norm.defvjp(_norm_fwd, _norm_bwd)
+
+
+def _wide(x):
+  return x.astype(jnp.promote_types(jnp.float32, x.dtype))
+
+
+def _like(vector, x):  # [c] -> [1, ..., 1, c]
+  return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _pmean(x, axis_name):
+  return x if axis_name is None else lax.pmean(x, axis_name)
+
+
+def _sums(terms, arrays, vectors):
+  """Sums terms(*arrays, *vectors) over all axes but the last.
+
+  Args:
+    terms: elementwise function that returns a list of arrays.
+    arrays: each [b, ..., c].
+    vectors: each [c].
+
+  Returns:
+    [terms, c].
+  """
+  return lax.platform_dependent(
+      arrays, vectors,
+      cpu=partial(_sums_in_stages, terms), default=partial(_plain_sums, terms),
+  )
+
+
+def _plain_sums(terms, arrays, vectors):
+  x = arrays[0]
+  values = terms(*arrays, *(_like(v, x) for v in vectors))
+  axes = tuple(range(x.ndim - 1))
+  return jnp.stack([jnp.sum(v, axis=axes) for v in values])
+
+
+def _sums_in_stages(terms, arrays, vectors):
+  # XLA:CPU does not vectorise a reduction over leading axes fused with its
+  # producer, and materialises each term otherwise. Sums written out vectorise:
+  # they read the arrays once and leave a sixteenth of them to be reduced.
+  b, *spatial, c = arrays[0].shape
+  size = math.prod(spatial)
+  rows = max(r for r in range(1, _ROWS + 1) if size % r == 0)
+  arrays = [a.reshape(b, size // rows, rows, c) for a in arrays]
+  vectors = [v.reshape(1, 1, c) for v in vectors]
+  values = [
+      terms(*(a[:, :, row] for a in arrays), *vectors) for row in range(rows)
+  ]
+  partial_sums = jnp.stack([sum(v) for v in zip(*values)])
+  return jnp.sum(lax.optimization_barrier(partial_sums), axis=(1, 2))

@@ -75,7 +75,9 @@ def _taps(kernel_shape):
 def _shifts(geometry, x, kernel):
   (sh, sw), padding, (dh, dw) = geometry
   kh, kw, _, c = kernel.shape
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  # Without the barrier, taps that never read the padding are fused with what
+  # computes x, which then runs twice.
+  x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
   b, h, w, _ = x.shape
   h = (h - (kh - 1) * dh - 1) // sh + 1
   w = (w - (kw - 1) * dw - 1) // sw + 1
@@ -114,9 +116,9 @@ def _input_gradient(geometry, shape, kernel, dy):
 def _kernel_gradient(geometry, x, kernel, dy):
   """Sums x * dy over batch, rows and columns for every tap, in two stages.
 
-  XLA:CPU does not vectorise a reduction over the leading dimensions fused with
-  its producer. It does vectorise sums written out, so these shrink the
-  products first; what is left is summed by a dot, which is fast.
+  XLA:CPU does not vectorise a reduction over leading axes fused with its
+  producer. It does vectorise sums written out, so these shrink the products
+  first, and little is left to be reduced.
   """
   (sh, sw), padding, (dh, dw) = geometry
   kh, kw, _, c = kernel.shape
@@ -128,7 +130,7 @@ def _kernel_gradient(geometry, x, kernel, dy):
   (top, bottom), columns = padding
   x = jnp.pad(x, ((0, 0), (top, bottom + missing * sh), columns, (0, 0)))
   dtype = jnp.promote_types(jnp.float32, x.dtype)
-  x, dy = x.astype(dtype), dy.astype(dtype)
+  x, dy = lax.optimization_barrier((x.astype(dtype), dy.astype(dtype)))
 
   def partial_sums(i, j):  # -> [b, blocks, w, c]
     total = 0
@@ -143,10 +145,6 @@ def _kernel_gradient(geometry, x, kernel, dy):
       total += patch * dy[:, r::rows]
     return total
 
-  # Without the barrier the dot would be fused with what it reads.
-  sums = lax.optimization_barrier(
-      [partial_sums(i, j) for i, j in _taps(kernel.shape)]
-  )
-  ones = jnp.ones((b * blocks * w,), dtype)
-  sums = jnp.stack([ones @ s.reshape(-1, c) for s in sums])
+  sums = jnp.stack([partial_sums(i, j) for i, j in _taps(kernel.shape)])
+  sums = jnp.sum(lax.optimization_barrier(sums), axis=(1, 2, 3))
   return sums.reshape(kernel.shape).astype(kernel.dtype)

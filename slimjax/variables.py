@@ -147,19 +147,7 @@ def extract(
   switch = switch_name(width)
   selected = select(variables, switch)
 
-  # The layers say which slices they use; all else is dead code.
-  @jax.jit
-  def active(selected):
-    images = _images(_SMALL)
-    _, sown = model.apply(
-      selected,
-      jnp.zeros(images.shape, images.dtype),
-      width=width,
-      mutable=[f'active_{name}' for name in selected],
-    )
-    return sown
-
-  sown = active(selected)
+  sown = _active(model, selected, width=width)
   small = {'params': sown['active_params']}
   for collection in PRIVATE:
     if collection in selected:
@@ -218,6 +206,19 @@ def fold_batch_norm(
 
 # Large enough for every family's maps to stay non-empty.
 _SMALL = 64
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames='width')
+def _active(model, selected, *, width):
+  """What each layer uses; the layers say so, all else is dead code."""
+  images = _images(_SMALL)
+  _, sown = model.apply(
+    selected,
+    jnp.zeros(images.shape, images.dtype),
+    width=width,
+    mutable=[f'active_{name}' for name in selected],
+  )
+  return sown
 
 
 def _images(image_size: int | tuple[int, int]) -> jax.ShapeDtypeStruct:

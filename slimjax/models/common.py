@@ -52,6 +52,9 @@ class SlimNet(nn.Module):
         f' {self.num_classes!r}'
       )
     object.__setattr__(self, 'widths', check_widths(self.widths))
+    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    if not jnp.issubdtype(self.dtype, jnp.floating):
+      raise ValueError(f'dtype must be floating point, got {self.dtype}')
     super().__post_init__()
     for width in self.widths:
       self._resolve(width)

@@ -1,0 +1,42 @@
+"""What all configurations share: the keys, and the published constants.
+
+Appendix A of the paper: SGD with momentum 0.9 and Nesterov, weight decay 1e-4
+on dense convolutions and the classifier. A configuration fills in the rest.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """A configuration to be completed: model, data, schedule, epochs."""
+  config = config_dict.ConfigDict()
+  config.seed = 1995
+  config.batch_size = 256
+  config.eval_batch_size = 256
+  config.epochs = 100
+  config.log_every_steps = 100
+  config.eval_every_epochs = 1
+  config.model = {
+    'name': '',
+    'num_classes': 1000,
+    'widths': (0.25, 0.5, 0.75, 1.0),
+    'dtype': 'float32',
+    'small_stem': False,
+    'remat': False,
+  }
+  config.data = {'name': 'imagenet2012'}
+  config.optimizer = {
+    'momentum': 0.9,
+    'nesterov': True,
+    'weight_decay': 1e-4,
+    'clip_norm': config_dict.placeholder(float),
+  }
+  config.schedule = {
+    'name': '',
+    'peak_lr': 0.1,
+    'warmup_epochs': 0.0,
+    'factor': config_dict.placeholder(float),
+    'epochs': config_dict.placeholder(tuple),
+  }
+  config.loss = {'label_smoothing': 0.0, 'inplace_distillation': False}
+  return config

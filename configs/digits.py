@@ -1,0 +1,24 @@
+"""S-MobileNet v1 on handwritten digits: the whole system in minutes."""
+
+from ml_collections import config_dict
+
+from configs import common
+
+
+def get_config() -> config_dict.ConfigDict:
+  config = common.get_config()
+  config.seed = 0
+  config.batch_size = 64
+  config.eval_batch_size = 360
+  config.epochs = 20
+  config.log_every_steps = 22
+  config.eval_every_epochs = 5
+  config.model.update(name='mobilenet_v1', num_classes=10)
+  config.data = {
+    'name': 'digits',
+    'max_shift': 3.0,
+    'max_degrees': 12.0,
+    'max_zoom': 0.12,
+  }
+  config.schedule.update(name='cosine', peak_lr=0.1, warmup_epochs=2.0)
+  return config

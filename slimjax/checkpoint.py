@@ -1,0 +1,119 @@
+"""Checkpoints of a run: the latest and the best, whole or not at all."""
+
+from collections.abc import Mapping
+import logging
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy
+from orbax.checkpoint.checkpoint_managers import BestN
+from orbax.checkpoint.checkpoint_managers import LatestN
+
+
+class Checkpoints:
+  """The checkpoints in a folder.
+
+  One holds the state (arrays) and the position (JSON: where the data is, what
+  is best so far, metrics not yet written), saved as one. Saving is
+  asynchronous: a step's checkpoint has its name only when it is whole.
+  """
+
+  def __init__(self, folder: epath.PathLike, *, read_only: bool = False):
+    # Orbax logs every save of every item, which hides the run's own lines.
+    logging.getLogger('absl').setLevel(logging.ERROR)
+    self._manager = ocp.CheckpointManager(
+      epath.Path(folder).resolve(),
+      options=ocp.CheckpointManagerOptions(
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+        preservation_policy=AnyPreservationPolicy(
+          [
+            LatestN(1),
+            BestN(
+              get_metric_fn=lambda metrics: metrics['error'],
+              reverse=True,
+              n=1,
+              keep_checkpoints_without_metrics=False,
+            ),
+          ]
+        ),
+        best_fn=lambda metrics: metrics['error'],
+        best_mode='min',
+      ),
+    )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._manager.close()
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    position: Mapping[str, Any],
+    error: float | None,
+  ) -> None:
+    """Starts to save; errors of the save before are raised here.
+
+    Args:
+      step: optimiser steps done; a step that is saved already is left alone.
+      state: tree of arrays; may be donated once this returns.
+      position: JSON.
+      error: validation error, percent, mean over the widths; None if this
+        state was not evaluated.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        position=ocp.args.JsonSave(dict(position)),
+      ),
+      metrics=None if error is None else {'error': error},
+      force=True,
+    )
+
+  def wait(self) -> None:
+    """Until the last save is whole; raises what went wrong in it."""
+    self._manager.wait_until_finished()
+
+  @property
+  def latest(self) -> int | None:
+    """Step of the latest checkpoint that is whole."""
+    return self._manager.latest_step()
+
+  @property
+  def best(self) -> int | None:
+    """Step of the checkpoint with the least validation error."""
+    return self._manager.best_step()
+
+  def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    """State and position.
+
+    Args:
+      step: of a whole checkpoint.
+      like: a state of the same structure, which says shapes and shardings.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract),
+        position=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored['state'], restored['position']
+
+  def restore_variables(self, step: int) -> dict[str, Any]:
+    """The variables alone, as numpy arrays, whatever devices wrote them."""
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    )
+    state = restored['state']
+    return {name: state[name] for name in ('params', 'norm', 'batch_stats')}

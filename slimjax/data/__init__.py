@@ -1,0 +1,9 @@
+"""Data sets and what happens to their images, on the host and on the device.
+
+A data set is a module with `load(split)`, `augment(key, images)` and
+`preprocess(images)`, NUM_CLASSES and IMAGE_SIZE.
+"""
+
+from slimjax.data import digits
+
+DATASETS = {'digits': digits}

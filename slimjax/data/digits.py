@@ -1,0 +1,79 @@
+"""The embedded data set: handwritten digits that come with scikit-learn.
+
+1,797 real digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998), here upsampled
+to 32x32 RGB, 1,437 to train and 360 to test, split once and for all.
+"""
+
+import jax
+import numpy as np
+
+from slimjax.data.preprocess import normalise
+from slimjax.data.preprocess import random_affine
+
+NUM_CLASSES = 10
+IMAGE_SIZE = 32
+_TEST = 360
+
+
+def load(split: str) -> dict[str, np.ndarray]:
+  """The whole split, {'image': uint8 [n, 32, 32, 3], 'label': int32 [n]}.
+
+  Args:
+    split: 'train' or 'test'.
+  """
+  from scipy import ndimage
+  from sklearn import datasets
+
+  if split not in ('train', 'test'):
+    raise ValueError(f"the digits have the splits 'train' and 'test', not {split!r}")
+  digits = datasets.load_digits()
+  order = np.random.RandomState(0).permutation(len(digits.target))
+  chosen = order[:_TEST] if split == 'test' else order[_TEST:]
+  small = digits.images[chosen] * (255.0 / 16.0)  # [n, 8, 8], of 0 to 16
+  factor = IMAGE_SIZE // small.shape[1]
+  images = ndimage.zoom(
+    small, (1, factor, factor), order=1, mode='nearest', grid_mode=True
+  )
+  images = np.round(images).astype(np.uint8)[..., None]
+  return {
+    'image': np.repeat(images, 3, axis=-1),
+    'label': digits.target[chosen].astype(np.int32),
+  }
+
+
+def augment(
+  key: jax.Array,
+  images: jax.Array,
+  *,
+  max_shift: float = 3.0,
+  max_degrees: float = 12.0,
+  max_zoom: float = 0.12,
+) -> jax.Array:
+  """Small random shifts, turns and zooms, then `preprocess`.
+
+  Args:
+    key: of `jax.random`.
+    images: uint8 [b, h, w, 3].
+    max_shift: pixels.
+    max_degrees: of rotation.
+    max_zoom: 0.1 is 10 % larger or smaller.
+  """
+  images = preprocess(images)
+  return random_affine(
+    key,
+    images,
+    max_shift=max_shift,
+    max_degrees=max_degrees,
+    max_zoom=max_zoom,
+    fill=normalise(0.0, mean=_MEAN, std=_STD),
+  )
+
+
+# Of the training images, in [0, 1].
+_MEAN = 0.31
+_STD = 0.33
+
+
+def preprocess(images: jax.Array) -> jax.Array:
+  """uint8 [b, h, w, 3] -> float32, about zero mean and unit deviation."""
+  return normalise(images, mean=_MEAN, std=_STD)
