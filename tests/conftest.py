@@ -1,0 +1,30 @@
+"""Four fake devices, strict promotion, and a compilation cache for all tests."""
+
+import os
+import pathlib
+import tempfile
+
+# Before jax is imported. The suite compiles more than it computes.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=4',
+    '--xla_llvm_disable_expensive_passes=true',
+  ]
+)
+CACHE = pathlib.Path(tempfile.gettempdir()) / 'slimjax_test_cache'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def x64():
+  """float64 for the length of a test."""
+  with jax.enable_x64(True):
+    yield

@@ -1,0 +1,68 @@
+"""Weights, images and numbers of tests/golden (see its README)."""
+
+import json
+import pathlib
+import re
+import zlib
+
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent / 'golden'
+# our name of the model: name of the golden
+MODELS = {
+  'mobilenet_v1': 's_mobilenet_v1',
+  'mobilenet_v2': 's_mobilenet_v2',
+  'shufflenet': 's_shufflenet',
+  'resnet50': 's_resnet50',
+}
+
+
+def widths(model: str) -> tuple[float, ...]:
+  return tuple(_keys(model)['widths'])
+
+
+def weights(model: str, dtype=np.float32) -> dict[str, np.ndarray]:
+  """The checkpoint of `model`, by PyTorch's names."""
+  keys = dict(_keys(model)['keys'])
+  low, high = (0.5, 1.5) if model.startswith('mobilenet') else (0.3, 0.9)
+  arrays = {}
+  for name, shape in keys.items():
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    if len(shape) == 4:
+      fan_in = shape[1] * shape[2] * shape[3]
+      array = rng.standard_normal(shape) * np.sqrt(2 / fan_in)
+    elif len(shape) == 2:
+      array = rng.standard_normal(shape) / np.sqrt(shape[1])
+    elif name.endswith('running_var'):
+      last = len(widths(model)) - 1
+      (widest,) = keys[re.sub(r'bn\.\d+\.', f'bn.{last}.', name)]
+      array = rng.uniform(0.5, 1.5, shape) * shape[0] / widest
+    elif name.endswith('.weight'):
+      array = rng.uniform(low, high, shape)
+    else:
+      array = 0.1 * rng.standard_normal(shape)
+    arrays[name] = np.asarray(array, np.float32).astype(dtype)
+  return arrays
+
+
+def images(batch: int, dtype=np.float32) -> np.ndarray:
+  """[batch, 64, 64, 3]."""
+  rng = np.random.RandomState(zlib.crc32(b'images'))
+  nchw = rng.standard_normal((batch, 3, 64, 64)).astype(np.float32)
+  return nchw.transpose(0, 2, 3, 1).astype(dtype)
+
+
+def logits(model: str) -> dict[float, np.ndarray]:
+  """By width, of `images(4)`, in evaluation mode."""
+  with np.load(FOLDER / f'{MODELS[model]}.npz') as file:
+    return {width: file[f'logits/{width}'] for width in widths(model)}
+
+
+def training(model: str) -> dict[str, np.ndarray]:
+  """Two training steps on `images(8)`."""
+  with np.load(FOLDER / f'train_{MODELS[model]}.npz') as file:
+    return dict(file)
+
+
+def _keys(model: str) -> dict:
+  return json.loads((FOLDER / f'{MODELS[model]}.keys.json').read_text())
