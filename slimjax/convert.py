@@ -7,7 +7,8 @@ grouped 1x1 convolution of ours is three convolutions there (`a_0`, `a_1`,
 `a_2`), as is the stem of ShuffleNet.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import os
 from typing import Any
@@ -155,9 +156,7 @@ class _Entry:
 
 def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
   """Every tensor of the checkpoint, norms private to each switch."""
-  shapes = jax.eval_shape(
-    lambda: init(model, jax.random.key(0), image_size=64)
-  )
+  shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_size=64))
   flat = traverse_util.flatten_dict(shapes)
   switches = [model.switch(width) for width in model.ordered_widths]
   for unit in _units(model):
@@ -195,7 +194,9 @@ def _unit(path: str, conv: str, norm: str, **options) -> _Unit:
 def _body(path: str, prefix: str, names: tuple[str, ...]) -> list[_Unit]:
   """Units in PyTorch's sequence of convolution, norm, activation, ..."""
   return [
-    _unit(f'{path}/{name}', f'{prefix}.body.{3 * i}', f'{prefix}.body.{3 * i + 1}')
+    _unit(
+      f'{path}/{name}', f'{prefix}.body.{3 * i}', f'{prefix}.body.{3 * i + 1}'
+    )
     for i, name in enumerate(names)
   ]
 
@@ -307,7 +308,9 @@ def _compare(model, arrays, expected) -> None:
 
 
 def _from_torch(array: np.ndarray) -> np.ndarray:
-  if array.ndim == 4:  # (out, in / groups, kh, kw) -> (kh, kw, in / groups, out)
+  if (
+    array.ndim == 4
+  ):  # (out, in / groups, kh, kw) -> (kh, kw, in / groups, out)
     return array.transpose(2, 3, 1, 0)
   return array.T
 
@@ -356,7 +359,7 @@ def _read(checkpoint: str | os.PathLike | Arrays) -> dict[str, Any]:
 
 def _write(arrays: dict[str, np.ndarray], path: str) -> None:
   if path.endswith('.npz'):
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
   elif path.endswith('.safetensors'):
     from safetensors.numpy import save_file
 
@@ -368,6 +371,4 @@ def _write(arrays: dict[str, np.ndarray], path: str) -> None:
       {'model': {n: torch.from_numpy(a) for n, a in arrays.items()}}, path
     )
   else:
-    raise ValueError(
-      f'{path} must end with .npz, .safetensors, .pt or .pth'
-    )
+    raise ValueError(f'{path} must end with .npz, .safetensors, .pt or .pth')

@@ -37,7 +37,10 @@ def depthwise_conv(x, kernel, *, strides, padding, dilation=(1, 1)):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(geometry, x, kernel):
   return lax.platform_dependent(
-      x, kernel, cpu=partial(_shifts, geometry), default=partial(_native, geometry)
+    x,
+    kernel,
+    cpu=partial(_shifts, geometry),
+    default=partial(_native, geometry),
   )
 
 
@@ -47,8 +50,10 @@ def _conv_fwd(geometry, x, kernel):
 
 def _conv_bwd(geometry, residuals, dy):
   return lax.platform_dependent(
-      *residuals, dy,
-      cpu=partial(_shifts_vjp, geometry), default=partial(_native_vjp, geometry)
+    *residuals,
+    dy,
+    cpu=partial(_shifts_vjp, geometry),
+    default=partial(_native_vjp, geometry),
   )
 
 
@@ -58,9 +63,13 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 def _native(geometry, x, kernel):
   strides, padding, dilation = geometry
   return lax.conv_general_dilated(
-      x, kernel, strides, padding, rhs_dilation=dilation,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=x.shape[-1],
+    x,
+    kernel,
+    strides,
+    padding,
+    rhs_dilation=dilation,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1],
   )
 
 
@@ -69,7 +78,9 @@ def _native_vjp(geometry, x, kernel, dy):
 
 
 def _taps(kernel_shape):
-  return [(i, j) for i in range(kernel_shape[0]) for j in range(kernel_shape[1])]
+  return [
+    (i, j) for i in range(kernel_shape[0]) for j in range(kernel_shape[1])
+  ]
 
 
 def _shifts(geometry, x, kernel):
@@ -82,21 +93,21 @@ def _shifts(geometry, x, kernel):
   h = (h - (kh - 1) * dh - 1) // sh + 1
   w = (w - (kw - 1) * dw - 1) // sw + 1
   return sum(
-      lax.slice(
-          x,
-          (0, i * dh, j * dw, 0),
-          (b, i * dh + (h - 1) * sh + 1, j * dw + (w - 1) * sw + 1, c),
-          (1, sh, sw, 1),
-      )
-      * kernel[i, j][None, None]
-      for i, j in _taps(kernel.shape)
+    lax.slice(
+      x,
+      (0, i * dh, j * dw, 0),
+      (b, i * dh + (h - 1) * sh + 1, j * dw + (w - 1) * sw + 1, c),
+      (1, sh, sw, 1),
+    )
+    * kernel[i, j][None, None]
+    for i, j in _taps(kernel.shape)
   )
 
 
 def _shifts_vjp(geometry, x, kernel, dy):
   return (
-      _input_gradient(geometry, x.shape, kernel, dy),
-      _kernel_gradient(geometry, x, kernel, dy),
+    _input_gradient(geometry, x.shape, kernel, dy),
+    _kernel_gradient(geometry, x, kernel, dy),
   )
 
 
@@ -105,7 +116,8 @@ def _input_gradient(geometry, shape, kernel, dy):
   kh, kw, _, _ = kernel.shape
   edges = []
   for size, out, s, d, k, (low, _) in zip(
-      shape[1:3], dy.shape[1:3], (sh, sw), (dh, dw), (kh, kw), padding):
+    shape[1:3], dy.shape[1:3], (sh, sw), (dh, dw), (kh, kw), padding
+  ):
     low = (k - 1) * d - low
     edges.append((low, size + (k - 1) * d - low - (out - 1) * s - 1, s - 1))
   dy = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
@@ -137,10 +149,10 @@ def _kernel_gradient(geometry, x, kernel, dy):
     for r in range(rows):
       top, left = r * sh + i * dh, j * dw
       patch = lax.slice(
-          x,
-          (0, top, left, 0),
-          (b, top + (blocks - 1) * rows * sh + 1, left + (w - 1) * sw + 1, c),
-          (1, rows * sh, sw, 1),
+        x,
+        (0, top, left, 0),
+        (b, top + (blocks - 1) * rows * sh + 1, left + (w - 1) * sw + 1, c),
+        (1, rows * sh, sw, 1),
       )
       total += patch * dy[:, r::rows]
     return total

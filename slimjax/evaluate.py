@@ -4,10 +4,8 @@ python -m slimjax.evaluate --workdir=runs/digits [--widths=0.25,1.0]
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import json
-from typing import Any
 
 from absl import app
 from absl import flags
@@ -30,9 +28,7 @@ from slimjax.steps import data_mesh
 from slimjax.steps import make_eval_step
 from slimjax.steps import replicate
 from slimjax.steps import shard
-from slimjax.train_state import TrainState
 from slimjax.variables import extract
-from slimjax.variables import init
 from slimjax.variables import Variables
 from slimjax.widths import canonical
 from slimjax.widths import Width
@@ -149,8 +145,7 @@ def main(argv: Sequence[str]) -> None:
     _WORKDIR.value, best=_CHECKPOINT.value == 'best'
   )
   widths = [
-    width
-    for width in (canonical(text) for text in _WIDTHS.value)
+    width for width in (canonical(text) for text in _WIDTHS.value)
   ] or list(model.ordered_widths)
   for width in widths:
     model.switch(width)

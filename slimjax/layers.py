@@ -44,8 +44,9 @@ def take_active(
   if groups == 1:
     return lax.slice_in_dim(array, 0, count, axis=axis)
   axis %= array.ndim
-  split = array.shape[:axis] + (groups, full // groups) + array.shape[axis + 1 :]
-  joined = array.shape[:axis] + (count,) + array.shape[axis + 1 :]
+  before, after = array.shape[:axis], array.shape[axis + 1 :]
+  split = (*before, groups, full // groups, *after)
+  joined = (*before, count, *after)
   return lax.slice_in_dim(
     array.reshape(split), 0, count // groups, axis=axis + 1
   ).reshape(joined)
@@ -108,7 +109,9 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 def _padding(padding: Padding, kernel_size, dilation):
   if padding is None:
-    v, h = (d * (k - 1) // 2 for d, k in zip(dilation, kernel_size, strict=True))
+    v, h = (
+      d * (k - 1) // 2 for d, k in zip(dilation, kernel_size, strict=True)
+    )
     return (v, v), (h, h)
   if isinstance(padding, int):
     return (padding, padding), (padding, padding)
@@ -237,9 +240,7 @@ class SlimDense(nn.Module):
     features = self.features if features is None else features
     channels = inputs.shape[-1]
     _check_count(self, 'output', features, self.features)
-    kernel = _param(
-      self, 'kernel', self.kernel_init, (channels, self.features)
-    )
+    kernel = _param(self, 'kernel', self.kernel_init, (channels, self.features))
     _check_count(self, 'input', channels, kernel.shape[0])
     kernel = take_active(take_active(kernel, 0, channels), 1, features)
     kernel = _sow(self, 'params', 'kernel', kernel)

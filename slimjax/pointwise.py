@@ -31,7 +31,7 @@ def pointwise_conv(x, kernel, *, strides=(1, 1)):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(strides, x, kernel):
   return lax.platform_dependent(
-      x, kernel, cpu=partial(_dot, strides), default=partial(_native, strides)
+    x, kernel, cpu=partial(_dot, strides), default=partial(_native, strides)
   )
 
 
@@ -41,9 +41,10 @@ def _conv_fwd(strides, x, kernel):
 
 def _conv_bwd(strides, residuals, dy):
   return lax.platform_dependent(
-      *residuals, dy,
-      cpu=partial(_vjp, partial(_dot, strides)),
-      default=partial(_vjp, partial(_native, strides)),
+    *residuals,
+    dy,
+    cpu=partial(_vjp, partial(_dot, strides)),
+    default=partial(_vjp, partial(_native, strides)),
   )
 
 
@@ -56,13 +57,16 @@ def _vjp(conv, x, kernel, dy):
 
 def _native(strides, x, kernel):
   return lax.conv_general_dilated(
-      x, kernel, strides, 'VALID',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    x,
+    kernel,
+    strides,
+    'VALID',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
 
 
 def _dot(strides, x, kernel):
-  x = x[:, ::strides[0], ::strides[1]]
+  x = x[:, :: strides[0], :: strides[1]]
   b, h, w, cin = x.shape
   # A dot of two matrices: contracting [b, h, w, cin] itself is slower.
   return (x.reshape(b * h * w, cin) @ kernel[0, 0]).reshape(b, h, w, -1)

@@ -59,9 +59,7 @@ def profile_model(
     return outputs
 
   def forward():
-    variables = model.init(
-      jax.random.key(0), images, width=model.full_channels
-    )
+    variables = model.init(jax.random.key(0), images, width=model.full_channels)
     used = {'params': variables['params']}
     with nn.intercept_methods(count):
       _, sown = model.apply(
@@ -83,10 +81,8 @@ def profile_model(
 
 
 def count_parameters(model: SlimNet) -> int:
-  """Trained parameters of the whole network: shared, and every switch's norm."""
-  shapes = jax.eval_shape(
-    lambda: init(model, jax.random.key(0), image_size=64)
-  )
+  """Trained parameters of the network: the shared, and each switch's norm."""
+  shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_size=64))
   return _size(shapes['params']) + _size(shapes.get('norm', {}))
 
 

@@ -39,7 +39,9 @@ class MetricsWriter:
     draft.rename(path)
     self._file = path.open('a')
     self._events = SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=first_step + 1, write_to_disk=True
+      str(workdir / 'tensorboard'),
+      purge_step=first_step + 1,
+      write_to_disk=True,
     )
 
   def write(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -157,7 +159,9 @@ def print_table(rows: Sequence[Row], title: str) -> None:
   for name in ('width', 'top-1 error', 'top-5 error', 'MACs', 'parameters'):
     table.add_column(name, justify='right')
   for row in rows:
-    width = row.width if isinstance(row.width, float) else switch_name(row.width)
+    width = (
+      row.width if isinstance(row.width, float) else switch_name(row.width)
+    )
     table.add_row(
       str(width),
       f'{row.top1_error:.2f} %',
@@ -181,7 +185,9 @@ def plot_errors(rows: Sequence[Row], path: epath.Path, title: str) -> None:
   axes = figure.add_subplot()
   axes.plot(macs, errors, marker='o', color='#1f5fa8')
   for row, x, y in zip(rows, macs, errors, strict=True):
-    width = row.width if isinstance(row.width, float) else switch_name(row.width)
+    width = (
+      row.width if isinstance(row.width, float) else switch_name(row.width)
+    )
     axes.annotate(
       f'{width}x', (x, y), xytext=(6, 6), textcoords='offset points'
     )

@@ -85,14 +85,15 @@ class TrainStep:
     update: (state, gradient, private by switch) -> state, metrics
   """
 
-  prepare: Callable
-  gradient: dict[str, Callable]
-  update: Callable
+  prepare: Any
+  gradient: dict[str, Any]
+  update: Any
 
   def __call__(self, state: TrainState, batch: Batch):
     batch = self.prepare(batch, state.step)
     variables = state.variables
-    carry, private = {}, {}
+    carry: Any = {}
+    private = {}
     for switch, gradient in self.gradient.items():
       of_switch = select(variables, switch)
       carry, private[switch] = gradient(
@@ -109,7 +110,8 @@ class TrainStep:
     lowered = {'prepare': self.prepare.lower(batch, state.step)}
     batch = _described(self.prepare, batch, state.step)
     variables = state.variables
-    carry, private = {}, {}
+    carry: Any = {}
+    private = {}
     for switch, gradient in self.gradient.items():
       of_switch = select(variables, switch)
       arguments = (
@@ -128,9 +130,8 @@ class TrainStep:
     """The same step, all its programs compiled, side by side in threads."""
     lowered = self.lower(state, batch)
     with ThreadPoolExecutor() as pool:
-      compiled = dict(
-        zip(lowered, pool.map(lambda l: l.compile(), lowered.values()))
-      )
+      programs = pool.map(lambda program: program.compile(), lowered.values())
+      compiled = dict(zip(lowered, programs, strict=True))
     return TrainStep(
       prepare=compiled['prepare'],
       gradient={s: compiled[f'gradient/{s}'] for s in self.gradient},
@@ -206,9 +207,7 @@ def make_train_step(
       'norm': {switch: new['norm'] for switch, new in private.items()},
     }
     trainable = {'params': state.params, 'norm': state.norm}
-    updates, opt_state = optimizer.update(
-      gradients, state.opt_state, trainable
-    )
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
     trainable = optax.apply_updates(trainable, updates)
     metrics = {
       'widths': {
@@ -317,9 +316,7 @@ def make_eval_step(model: SlimNet, mesh: Mesh, preprocess=None) -> Callable:
       images = preprocess(images)
     logits = model.apply(select(variables, switch), images, width=width)
     losses = cross_entropy(logits, batch['label'])
-    return classification_metrics(
-      logits, batch['label'], losses, batch['mask']
-    )
+    return classification_metrics(logits, batch['label'], losses, batch['mask'])
 
   replicated = NamedSharding(mesh, P())
   return jax.jit(

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app
 from absl import flags
+from absl import logging
 from etils import epath
 import jax
 from ml_collections import config_flags
@@ -94,7 +95,7 @@ class Window:
     return {'sums': self._sums, 'last': self._last}
 
   def flush(self, step: int, epoch: float, seconds: float, batch: int):
-    """One record a width, thinnest first, of what was read; empties the sums."""
+    """One record a width, thinnest first, of the sums, which start anew."""
     records = [
       {
         'split': 'train',
@@ -278,7 +279,9 @@ def train_and_evaluate(
             clock.skip()
           if stop.asked and step < total_steps:
             checkpoints.wait()
-            progress.say(f'SIGTERM: saved step {step}; the same command goes on')
+            progress.say(
+              f'SIGTERM: saved step {step}; the same command goes on'
+            )
             return None
       checkpoints.wait()
     finally:
@@ -366,6 +369,7 @@ def write_results(table: Sequence[reporting.Row], workdir: epath.Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+  logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   train_and_evaluate(_CONFIG.value, _WORKDIR.value)

@@ -12,13 +12,13 @@ A module is applied to one switch's trees (`select`) with a static width.
 from collections.abc import Mapping
 import functools
 from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
 from slimjax.layers import EPSILON
 from slimjax.models.common import SlimNet
-from slimjax.models.common import statistics_dtype
 from slimjax.widths import switch_name
 from slimjax.widths import Width
 
@@ -127,7 +127,8 @@ def apply(
     )
   model.channels(width)
   selected = select(variables, switch_name(width))
-  return model.apply(selected, images, width=width)
+  logits = model.apply(selected, images, width=width)
+  return cast(jax.Array, logits)
 
 
 def extract(
@@ -197,11 +198,8 @@ def fold_batch_norm(
       for name, child in params.items()
     }
 
-  folded = fold(
-    selected['params'], selected['norm'], selected['batch_stats']
-  )
+  folded = fold(selected['params'], selected['norm'], selected['batch_stats'])
   return model.clone(folded=True), {'params': folded}
-
 
 
 # Large enough for every family's maps to stay non-empty.

@@ -23,8 +23,8 @@ def round_channels(channels: float, divisor: int = 8) -> int:
   return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def canonical(width: Width | Sequence[int]) -> Width:
-  """`width` as a float or a tuple of ints; lists and numpy scalars are taken.
+def canonical(width: Width | Sequence[int] | str) -> Width:
+  """`width` as a float or a tuple of ints, also from a list or '0.25'.
 
   Raises:
     ValueError: it is neither, or is not positive.
@@ -38,7 +38,7 @@ def canonical(width: Width | Sequence[int]) -> Width:
       )
     return tuple(int(c) for c in channels)
   try:
-    value = float(width)
+    value = float(width)  # type: ignore[arg-type]
   except (TypeError, ValueError):
     value = math.nan
   if not (math.isfinite(value) and value > 0):

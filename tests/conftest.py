@@ -1,4 +1,4 @@
-"""Four fake devices, strict promotion, and a compilation cache for all tests."""
+"""Four fake devices, strict promotion and a compilation cache for all."""
 
 import os
 import pathlib

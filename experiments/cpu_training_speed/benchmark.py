@@ -27,7 +27,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import check  # noqa: E402
-from side_by_side import SideBySide, Spread, Timing  # noqa: E402
+from side_by_side import SideBySide  # noqa: E402
+from side_by_side import Spread  # noqa: E402
+from side_by_side import Timing  # noqa: E402
 import sides  # noqa: E402
 from sides import Cell  # noqa: E402
 
@@ -152,7 +154,9 @@ def in_process(function, *args):
 def parse(argv):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--rounds', type=int, default=20)
-  parser.add_argument('--quick', action='store_true', help='5 rounds at 128 px')
+  parser.add_argument(
+    '--quick', action='store_true', help='5 rounds at 128 px, unchecked'
+  )
   parser.add_argument('--json', type=pathlib.Path, help='write the numbers')
   parser.add_argument('--model', choices=sorted({c.name for c in CELLS}))
   parser.add_argument('--part', action='append', default=[], help='only this')
@@ -172,12 +176,14 @@ def main(argv=None):
     if args.model in (None, cell.name)
     and not (args.quick and cell.image_size != 128)
   ]
-  console = Console(width=None if sys.stdout.isatty() else 120)
+  console = Console(width=None if sys.stdout.isatty() else 150)
   facts = environment()
   console.print(', '.join(f'{key} {value}' for key, value in facts.items()))
 
   checks = {}
   for name in dict.fromkeys(cell.name for cell in cells):
+    if args.quick and not args.check:
+      break
     checks[name] = in_process(check.run, name)
     console.print(f'same network, {name}: {checks[name]}')
   if args.check:

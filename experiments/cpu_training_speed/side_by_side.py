@@ -12,7 +12,8 @@ Python's collector would all have a say. `--same-process` of the benchmark
 measures that instead.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import gc
 import math
@@ -21,7 +22,8 @@ import os
 import pathlib
 import statistics
 import time
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 
 def _nothing() -> tuple:

@@ -10,10 +10,23 @@ import dataclasses
 import os
 
 import numpy as np
-from side_by_side import Part, Parts
+from side_by_side import Part
+from side_by_side import Parts
 
 NUM_CLASSES = 1000
 WEIGHT_DECAY = 1e-4
+# (channels, stride) of S-MobileNet v1's depthwise layers at the widest.
+DEPTHWISE = (
+  (32, 1),
+  (64, 2),
+  (128, 1),
+  (128, 2),
+  (256, 1),
+  (256, 2),
+  *[(512, 1)] * 5,
+  (512, 2),
+  (1024, 1),
+)
 # Of the timed steps. Small, for the batch is always the same.
 LR = 0.001
 
@@ -59,7 +72,6 @@ def torch_parts(cell: Cell) -> Parts:
   net = torch_nets.create_net(cell.name, cell.widths, NUM_CLASSES)
   trainer = torch_nets.Trainer(net, lr=LR, weight_decay=WEIGHT_DECAY)
   images, labels = torch_batch(cell)
-
   widest = len(cell.widths) - 1
 
   def gradient(switch):
@@ -82,15 +94,24 @@ def torch_parts(cell: Cell) -> Parts:
 class JaxTrainer:
   """slimjax's step with its state and batch, as its users run it."""
 
-  def __init__(self, cell: Cell, lr: float = LR, checkpoint=None):
+  def __init__(
+    self, cell: Cell, lr: float = LR, checkpoint=None, dtype: str = 'float32'
+  ):
     """Compiles. `checkpoint` is a dict of arrays for `load_torch`."""
     import jax
     import optax
+
     import slimjax
-    from slimjax import convert, optim, steps, train_state
+    from slimjax import convert
+    from slimjax import optim
+    from slimjax import steps
+    from slimjax import train_state
 
     self.model = slimjax.create_model(
-      cell.name, num_classes=NUM_CLASSES, widths=cell.widths
+      cell.name,
+      num_classes=NUM_CLASSES,
+      widths=cell.widths,
+      dtype=jax.numpy.dtype(dtype),
     )
     if checkpoint is None:
       variables = slimjax.init(
@@ -105,7 +126,7 @@ class JaxTrainer:
     self.state = steps.replicate(state, mesh)
     images, labels = batch(cell)
     self.batch = steps.shard(
-      {'image': images, 'label': labels.astype(np.int32)}, mesh
+      {'image': images.astype(dtype), 'label': labels.astype(np.int32)}, mesh
     )
     step = steps.make_train_step(self.model, optimizer, schedule, mesh)
     self.programs = step.compile(self.state, self.batch)
@@ -122,6 +143,7 @@ class JaxTrainer:
 def jax_parts(cell: Cell) -> Parts:
   """The slimjax side."""
   import jax
+
   from slimjax.variables import select
 
   trainer = JaxTrainer(cell)
@@ -178,15 +200,13 @@ def depthwise_shapes(cell: Cell) -> dict[str, tuple[int, int, int, int]]:
   Returns:
     {name of the part: (channels, input size, stride, layers of this shape)}
   """
-  import torch_nets
-
   shapes = {}
-  channels, size = 32, -(-cell.image_size // 2)
-  for out, stride in torch_nets.MOBILENET_BLOCKS:
+  size = -(-cell.image_size // 2)
+  for channels, stride in DEPTHWISE:
     name = f'{channels} x {size} x {size} / {stride}'
     *_, count = shapes.get(name, (0,))
     shapes[name] = (channels, size, stride, count + 1)
-    channels, size = out, -(-size // stride)
+    size = -(-size // stride)
   return shapes
 
 
@@ -208,7 +228,7 @@ def depthwise_arrays(cell, channels, size, stride):
 def torch_depthwise_parts(cell: Cell) -> Parts:
   """Forward and backward of depthwise convolutions in PyTorch."""
   import torch
-  from torch.nn import functional as F
+  from torch.nn import functional
 
   torch.set_num_threads(cores())
   parts = {}
@@ -221,7 +241,7 @@ def torch_depthwise_parts(cell: Cell) -> Parts:
     cotangent = cotangent.permute(0, 3, 1, 2)
 
     def run(x=x, kernel=kernel, cotangent=cotangent, stride=stride):
-      y = F.conv2d(x, kernel, None, stride, 1, 1, x.shape[1])
+      y = functional.conv2d(x, kernel, None, stride, 1, 1, x.shape[1])
       return torch.autograd.grad(y, (x, kernel), cotangent)
 
     parts[name] = Part(run)
@@ -231,6 +251,7 @@ def torch_depthwise_parts(cell: Cell) -> Parts:
 def jax_depthwise_parts(cell: Cell, native: bool) -> Parts:
   """The same in JAX, by slimjax's formulation or XLA's own."""
   import jax
+
   from slimjax.depthwise import depthwise_conv
 
   parts = {}

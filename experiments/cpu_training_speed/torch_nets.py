@@ -7,12 +7,13 @@ the full gradient. `state_dict()` has the names and shapes of the published
 slimmable checkpoints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import warnings
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 # Said of the gradients of `leading`, whose layout is meant.
 warnings.filterwarnings('ignore', message='.*gradient layout contract.*')
@@ -76,7 +77,9 @@ class SlimConv(nn.Conv2d):
     out = self.outs[switch]
     groups = out if self.groups > 1 else 1
     weight = leading(self.weight, out, x.shape[1] // groups)
-    return F.conv2d(x, weight, None, self.stride, self.padding, 1, groups)
+    return functional.conv2d(
+      x, weight, None, self.stride, self.padding, 1, groups
+    )
 
 
 class Norm(nn.Module):
@@ -90,7 +93,7 @@ class Norm(nn.Module):
     self.register_buffer('running_var', torch.ones(channels))
 
   def forward(self, x):
-    return F.batch_norm(
+    return functional.batch_norm(
       x,
       self.running_mean,
       self.running_var,
@@ -118,7 +121,7 @@ class SlimLinear(nn.Linear):
 
   def forward(self, x, switch):
     weight = leading(self.weight, self.out_features, x.shape[1])
-    return F.linear(x, weight, self.bias)
+    return functional.linear(x, weight, self.bias)
 
 
 class Activation(nn.Module):
@@ -127,12 +130,12 @@ class Activation(nn.Module):
     self.six = six
 
   def forward(self, x, switch):
-    return (F.relu6 if self.six else F.relu)(x, inplace=True)
+    return (functional.relu6 if self.six else functional.relu)(x, inplace=True)
 
 
 class MaxPool(nn.Module):
   def forward(self, x, switch):
-    return F.max_pool2d(x, 3, 2, padding=1)
+    return functional.max_pool2d(x, 3, 2, padding=1)
 
 
 class Layers(nn.Sequential):
@@ -185,7 +188,7 @@ class Bottleneck(nn.Module):
 
   def forward(self, x, switch):
     residual = self.shortcut(x, switch) if self.shortcut else x
-    return F.relu(self.body(x, switch).add_(residual), inplace=True)
+    return functional.relu(self.body(x, switch).add_(residual), inplace=True)
 
 
 class SlimNet(nn.Module):
@@ -311,7 +314,7 @@ class Trainer:
     self, images: torch.Tensor, labels: torch.Tensor, switch: int = -1
   ) -> torch.Tensor:
     """Adds the gradients of one switch and returns its loss."""
-    loss = F.cross_entropy(self.net(images, switch), labels)
+    loss = functional.cross_entropy(self.net(images, switch), labels)
     loss.backward()
     return loss.detach()
 

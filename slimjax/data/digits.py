@@ -25,7 +25,9 @@ def load(split: str) -> dict[str, np.ndarray]:
   from sklearn import datasets
 
   if split not in ('train', 'test'):
-    raise ValueError(f"the digits have the splits 'train' and 'test', not {split!r}")
+    raise ValueError(
+      f"the digits have the splits 'train' and 'test', not {split!r}"
+    )
   digits = datasets.load_digits()
   order = np.random.RandomState(0).permutation(len(digits.target))
   chosen = order[:_TEST] if split == 'test' else order[_TEST:]

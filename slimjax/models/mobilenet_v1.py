@@ -59,15 +59,12 @@ class MobileNetV1(SlimNet):
 
   @nn.nowrap
   def layer_names(self) -> list[LayerName]:
-    return [('stem', None)] + [
-      (f'unit{i}', None) for i in range(1, len(UNITS) + 1)
-    ]
+    units = range(1, len(UNITS) + 1)
+    return [('stem', None), *((f'unit{i}', None) for i in units)]
 
   @nn.nowrap
   def uniform_channels(self, width: float) -> list[int]:
-    return [
-      round_channels(c * width) for c in (STEM, *(c for c, _ in UNITS))
-    ]
+    return [round_channels(c * width) for c in (STEM, *(c for c, _ in UNITS))]
 
   @nn.compact
   def __call__(
@@ -87,7 +84,7 @@ class MobileNetV1(SlimNet):
     conv = self.conv_norm(nn.relu6)
     stride = 1 if self.small_stem else 2
     x = conv(full[0], 3, stride, name='stem')(images, channels[0], train=train)
-    features = {}
+    features: dict[str, jax.Array] = {}
     for i, (_, stride) in enumerate(UNITS, 1):
       if stride == 2:
         features[f'stage{len(features) + 1}'] = x

@@ -109,7 +109,7 @@ class MobileNetV2(SlimNet):
     conv = self.conv_norm(nn.relu6)
     stride = 1 if self.small_stem else 2
     x = conv(full[0], 3, stride, name='stem')(images, channels[0], train=train)
-    features = {}
+    features: dict[str, jax.Array] = {}
     layer, i = 1, 0
     for expansion, _, blocks, first_stride in STAGES:
       sets = 2 if expansion > 1 else 1

@@ -26,7 +26,7 @@ STAGES = ((240, 4), (480, 8), (960, 4))
 
 
 def shuffle(x: jax.Array) -> jax.Array:
-  """Interleaves the groups of [b, h, w, c]: channel i of every group in turn."""
+  """Interleaves the groups of [b, h, w, c]: channel 0 of each, then 1, ..."""
   *batch, c = x.shape
   x = x.reshape(*batch, GROUPS, c // GROUPS)
   return jnp.swapaxes(x, -1, -2).reshape(*batch, c)
@@ -160,9 +160,7 @@ class ShuffleNet(SlimNet):
           conv=conv,
           name=f'stage{stage}_unit{j}',
         )
-        x = self.run_block(
-          unit, x, next(channels), next(channels), train=train
-        )
+        x = self.run_block(unit, x, next(channels), next(channels), train=train)
       features[f'stage{stage}'] = x
     logits = self.classify(x)
     return (logits, features) if return_features else logits

@@ -1,0 +1,112 @@
+"""Every configuration builds, and says what the paper says."""
+
+import importlib
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+
+import slimjax
+from slimjax import configuration
+from slimjax.optim import create_schedule
+from slimjax.optim import sgd
+
+CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')
+  if path.stem != 'common'
+)
+
+# Appendix A of the paper: widths, epochs, batch, learning rates at the start of
+# given epochs.
+PUBLISHED = {
+  'mobilenet_v1': (
+    (0.25, 0.5, 0.75, 1.0), 480, 160,
+    {0: 0.045, 1: 0.045 * 0.98, 479: 0.045 * 0.98**479},
+  ),
+  'mobilenet_v1_8switches': (
+    (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0), 480, 160,
+    {0: 0.045, 100: 0.045 * 0.98**100},
+  ),
+  'mobilenet_v2': (
+    (0.35, 0.5, 0.75, 1.0), 480, 160, {0: 0.045, 10: 0.045 * 0.98**10},
+  ),
+  'shufflenet': (
+    (0.5, 1.0, 2.0), 250, 512, {0: 0.25, 125: 0.125, 250: 0.0},
+  ),
+  'resnet50': (
+    (0.25, 0.5, 0.75, 1.0), 100, 256,
+    {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001, 99: 0.0001},
+  ),
+  'resnet101': (
+    (0.25, 0.5, 0.75, 1.0), 100, 256, {0: 0.1, 30: 0.01, 90: 0.0001},
+  ),
+}  # fmt: skip
+
+
+def get(name: str):
+  return importlib.import_module(f'configs.{name}').get_config()
+
+
+def test_every_published_row_has_a_configuration():
+  assert set(CONFIGS) == {*PUBLISHED, 'digits'}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_configuration_builds(name):
+  run = configuration.parse(get(name))
+  model = configuration.call(slimjax.create_model, 'config.model', run.model)
+  schedule = configuration.call(
+    create_schedule,
+    'config.schedule',
+    run.schedule,
+    total_epochs=run.epochs,
+    steps_per_epoch=1000,
+  )
+  configuration.call(sgd, 'config.optimizer', run.optimizer, schedule=schedule)
+  if name not in PUBLISHED:
+    return
+  widths, epochs, batch, rates = PUBLISHED[name]
+  assert model.widths == widths
+  assert (run.epochs, run.batch_size) == (epochs, batch)
+  assert run.optimizer == {
+    'momentum': 0.9,
+    'nesterov': True,
+    'weight_decay': 1e-4,
+    'clip_norm': None,
+  }
+  for epoch, rate in rates.items():
+    assert float(schedule(1000 * epoch)) == pytest.approx(rate, rel=1e-4)
+
+
+def test_overrides_on_the_command_line_are_checked(monkeypatch):
+  path = pathlib.Path(__file__).parents[1] / 'configs' / 'digits.py'
+
+  def parse(*arguments):
+    # ml_collections looks for overrides in sys.argv itself.
+    monkeypatch.setattr('sys.argv', ['program', *arguments])
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+      'config', str(path), flag_values=values, lock_config=True
+    )
+    values(['program', *arguments])
+    return holder.value
+
+  assert parse('--config.batch_size=16').batch_size == 16
+  widths = parse('--config.model.widths=(0.5,1.0)').model.widths
+  assert widths == (0.5, 1.0)
+  with pytest.raises((AttributeError, flags.Error), match='batchsize'):
+    parse('--config.batchsize=16')
+
+
+def test_a_key_that_nothing_reads_is_an_error():
+  config = get('digits')
+  config.unlock()
+  config.momentum = 0.5
+  with pytest.raises(ValueError, match='config.momentum is not read'):
+    configuration.parse(config)
+  config = get('digits')
+  del config.epochs
+  with pytest.raises(ValueError, match='config.epochs is missing'):
+    configuration.parse(config)

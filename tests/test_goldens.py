@@ -1,0 +1,349 @@
+"""Parity: with the published networks, and with ordinary Flax networks."""
+
+import functools
+
+from flax import linen as nn
+from flax import traverse_util
+import goldens
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slimjax
+from slimjax.convert import load_torch
+
+apply = jax.jit(slimjax.apply, static_argnums=0, static_argnames='width')
+
+CASES = [
+  (name, width) for name in goldens.MODELS for width in goldens.widths(name)
+]
+
+
+# The cases of one network stand together: no more than one is kept.
+@functools.lru_cache(maxsize=1)
+def network(name):
+  model = slimjax.create_model(
+    name, num_classes=1000, widths=goldens.widths(name)
+  )
+  return model, load_torch(model, goldens.weights(name))
+
+
+def distance(actual, expected):
+  """Largest difference, relative to the largest entry expected."""
+  expected = np.asarray(expected, np.float64)
+  actual = np.asarray(actual, np.float64)
+  assert actual.shape == expected.shape
+  return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize('name, width', CASES)
+def test_logits_are_the_published_ones(name, width):
+  model, variables = network(name)
+  images, golden = goldens.images(4), goldens.logits(name)[width]
+  sliced = apply(model, variables, images, width=width)
+  assert distance(sliced, golden) < 1e-4
+  alone = slimjax.extract(model, variables, width=width)
+  extracted = apply(*alone, images, width=width)
+  assert distance(extracted, golden) < 1e-4
+
+
+# In float64: the golden weights of MobileNet v2 are ill conditioned, so that
+# folding, exact in algebra, moves its float32 logits by more than an epsilon
+# that is wrong. The goldens, made in float64 from networks that are not folded,
+# are stored in float32: they are equal to 1e-6, or something is wrong.
+@pytest.mark.parametrize(
+  'name, width',
+  [
+    (name, width)
+    for name in goldens.MODELS
+    for width in (min(goldens.widths(name)), max(goldens.widths(name)))
+  ],
+)
+@pytest.mark.usefixtures('x64')
+def test_folded_logits_are_the_published_ones(name, width):
+  model = slimjax.create_model(
+    name, num_classes=1000, widths=goldens.widths(name), dtype=jnp.float64
+  )
+  variables = load_torch(model, weights64(name))
+  folded = slimjax.fold_batch_norm(
+    *slimjax.extract(model, variables, width=width)
+  )
+  assert set(folded[1]) == {'params'}
+  logits = apply_folded(*folded, goldens.images(4, np.float64))
+  assert distance(logits, goldens.logits(name)[width]) < 1e-6
+
+
+@functools.lru_cache(maxsize=1)
+def weights64(name):
+  return goldens.weights(name, np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply_folded(model, variables, images):
+  return model.apply(variables, images, width=model.widths[0])
+
+
+def test_several_widths_do_not_fold():
+  model = slimjax.create_model(
+    'resnet14', num_classes=3, widths=(0.125, 0.25)
+  )
+  with pytest.raises(ValueError, match='extract one first'):
+    slimjax.fold_batch_norm(model, {})
+
+
+# Ordinary networks, of Flax's own layers and with channel counts of their own.
+
+
+class PlainUnit(nn.Module):
+  """A convolution and its norm, with nothing slimmable in them."""
+
+  features: int
+  kernel: int
+  stride: int = 1
+  groups: int = 1
+
+  @nn.compact
+  def __call__(self, x, train):
+    pad = self.kernel // 2
+    x = nn.Conv(
+      self.features,
+      (self.kernel, self.kernel),
+      (self.stride, self.stride),
+      padding=((pad, pad), (pad, pad)),
+      feature_group_count=self.groups,
+      use_bias=False,
+      name='conv',
+    )(x)
+    # What one running variance is the mean of.
+    self.sow('counts', 'n', x.size // x.shape[-1])
+    # Flax weighs the old value by `momentum`, PyTorch the new one.
+    return nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      use_fast_variance=False,
+      name='norm',
+    )(x)
+
+
+class PlainDepthwiseSeparable(nn.Module):
+  features: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    c = x.shape[-1]
+    x = PlainUnit(c, 3, self.stride, groups=c, name='depthwise')(x, train)
+    x = nn.relu6(x)
+    return nn.relu6(PlainUnit(self.features, 1, name='pointwise')(x, train))
+
+
+class PlainMobileNetV1(nn.Module):
+  width: float
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    w = lambda c: int(c * self.width)
+    x = nn.relu6(PlainUnit(w(32), 3, 2, name='stem')(x, train))
+    channels = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    for i, (c, stride) in enumerate(zip(channels, strides, strict=True), 1):
+      x = PlainDepthwiseSeparable(w(c), stride, name=f'unit{i}')(x, train)
+    return nn.Dense(10, name='classifier')(x.mean((1, 2)))
+
+
+class PlainBottleneck(nn.Module):
+  features: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x, train):
+    c = self.features
+    y = nn.relu(PlainUnit(c, 1, name='conv1')(x, train))
+    y = nn.relu(PlainUnit(c, 3, self.stride, name='conv2')(y, train))
+    y = PlainUnit(4 * c, 1, name='conv3')(y, train)
+    x = PlainUnit(4 * c, 1, self.stride, name='shortcut')(x, train)
+    return nn.relu(x + y)
+
+
+class PlainResNet14(nn.Module):
+  width: float
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    w = lambda c: int(c * self.width)
+    x = nn.relu(PlainUnit(w(64), 7, 2, name='stem')(x, train))
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    for i, (c, stride) in enumerate([(64, 1), (128, 2), (256, 2), (512, 2)], 1):
+      x = PlainBottleneck(w(c), stride, name=f'stage{i}_block1')(x, train)
+    return nn.Dense(10, name='classifier')(x.mean((1, 2)))
+
+
+PLAIN = {'mobilenet_v1': PlainMobileNetV1, 'resnet14': PlainResNet14}
+PLAIN_WIDTHS = (0.25, 0.5)
+
+
+@functools.cache
+def shapes(name):
+  model = slimjax.create_model(name, num_classes=10, widths=PLAIN_WIDTHS)
+  return jax.eval_shape(
+    lambda: slimjax.init(model, jax.random.key(0), image_size=33)
+  )
+
+
+def drawn(name, dtype):
+  """The model and variables of which no two entries are alike."""
+  model = slimjax.create_model(
+    name, num_classes=10, widths=PLAIN_WIDTHS, dtype=dtype
+  )
+  rng = np.random.RandomState(0)
+
+  def draw(path, leaf):
+    kind = path[-1].key
+    if kind == 'kernel':
+      fan_in = np.prod(leaf.shape[:-1])
+      array = rng.standard_normal(leaf.shape) * np.sqrt(2 / fan_in)
+    elif kind in ('scale', 'var'):
+      array = rng.uniform(0.5, 1.5, leaf.shape)
+    else:
+      array = 0.1 * rng.standard_normal(leaf.shape)
+    return jnp.asarray(array, dtype)
+
+  return model, jax.tree_util.tree_map_with_path(draw, shapes(name))
+
+
+def images33(dtype):
+  # 33 pixels: no stride divides them.
+  array = np.random.RandomState(1).standard_normal((3, 33, 33, 3))
+  return jnp.asarray(array, dtype)
+
+
+def plain_variables(model, variables, width):
+  """What `extract` takes, as an ordinary network has it."""
+  _, alone = slimjax.extract(model, variables, width=width)
+  switch = model.switch(width)
+  return {
+    'params': joined(alone['params'], alone['norm'][switch]),
+    'batch_stats': alone['batch_stats'][switch],
+  }
+
+
+def joined(params, norm):
+  return traverse_util.unflatten_dict(
+    {
+      **traverse_util.flatten_dict(params),
+      **traverse_util.flatten_dict(norm),
+    }
+  )
+
+
+def selected(model, variables, width):
+  """What a module sees, by hand."""
+  switch = model.switch(width)
+  return {
+    'params': variables['params'],
+    'norm': variables['norm'][switch],
+    'batch_stats': variables['batch_stats'][switch],
+  }
+
+
+@pytest.mark.parametrize('width', PLAIN_WIDTHS)
+def test_a_switch_is_an_ordinary_resnet_bit_for_bit(width):
+  # Not jitted: operation by operation the two do the same.
+  model, variables = drawn('resnet14', jnp.float32)
+  images = images33(jnp.float32)
+  logits = slimjax.apply(model, variables, images, width=width)
+  plain = PlainResNet14(width).apply(
+    plain_variables(model, variables, width), images
+  )
+  np.testing.assert_array_equal(logits, plain)
+
+
+# In float64: on CPU our depthwise convolution sums its products in an order of
+# its own, and so does the norm in training.
+@pytest.mark.parametrize('width', PLAIN_WIDTHS)
+@pytest.mark.usefixtures('x64')
+def test_a_switch_is_an_ordinary_mobilenet(width):
+  model, variables = drawn('mobilenet_v1', jnp.float64)
+  images = images33(jnp.float64)
+  logits = apply(model, variables, images, width=width)
+  plain = jax.jit(PlainMobileNetV1(width).apply)(
+    plain_variables(model, variables, width), images
+  )
+  assert distance(logits, plain) < 1e-12
+
+
+@pytest.mark.parametrize('name', PLAIN)
+@pytest.mark.usefixtures('x64')
+def test_a_switch_trains_as_an_ordinary_network(name):
+  width = 0.25
+  model, variables = drawn(name, jnp.float64)
+  images = images33(jnp.float64)
+  target = jnp.asarray(np.random.RandomState(2).standard_normal((3, 10)))
+
+  @jax.jit
+  def ours(trainable, batch_stats):
+    logits, new = model.apply(
+      {**trainable, 'batch_stats': batch_stats},
+      images,
+      width=width,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return jnp.sum(logits * target), (logits, new['batch_stats'])
+
+  @jax.jit
+  def theirs(params, batch_stats):
+    logits, new = PLAIN[name](width).apply(
+      {'params': params, 'batch_stats': batch_stats},
+      images,
+      train=True,
+      mutable=['batch_stats', 'counts'],
+    )
+    return jnp.sum(logits * target), (logits, new)
+
+  before = selected(model, variables, width)
+  trainable = {key: before[key] for key in ('params', 'norm')}
+  gradients, (logits, stats) = jax.grad(ours, has_aux=True)(
+    trainable, before['batch_stats']
+  )
+  plain = plain_variables(model, variables, width)
+  plain_gradients, (plain_logits, new) = jax.grad(theirs, has_aux=True)(
+    plain['params'], plain['batch_stats']
+  )
+  assert distance(logits, plain_logits) < 1e-11
+
+  # The gradient of the parameters the switch uses, taken out of the others.
+  switch = model.switch(width)
+  gradients = plain_variables(
+    model,
+    {
+      'params': gradients['params'],
+      'norm': {switch: gradients['norm']},
+      'batch_stats': {switch: stats},
+    },
+    width,
+  )['params']
+  gradients = traverse_util.flatten_dict(gradients)
+  plain_gradients = traverse_util.flatten_dict(plain_gradients)
+  assert gradients.keys() == plain_gradients.keys()
+  # Of the last kernels and of none smaller: those of a bias that the next norm
+  # takes away are zero but for rounding.
+  largest = max(np.abs(g).max() for g in plain_gradients.values())
+  for path, expected in plain_gradients.items():
+    error = np.abs(gradients[path] - expected).max()
+    assert error < 1e-11 * largest, path
+
+  # Flax's running variance is of the biased ones, ours of the unbiased.
+  stats, plain_stats, counts, old = map(
+    traverse_util.flatten_dict,
+    (stats, new['batch_stats'], new['counts'], plain['batch_stats']),
+  )
+  assert stats.keys() == plain_stats.keys()
+  for path, expected in plain_stats.items():
+    if path[-1] == 'var':
+      (n,) = counts[(*path[:-2], 'n')]
+      kept = 0.9 * old[path]
+      expected = kept + (expected - kept) * n / (n - 1)
+    assert distance(stats[path], expected) < 1e-11, path
