@@ -1,6 +1,9 @@
 """Checkpoints of a run: the latest and the best, whole or not at all."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
+import copy
 import logging
 from typing import Any
 
@@ -10,6 +13,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy
 from orbax.checkpoint.checkpoint_managers import BestN
 from orbax.checkpoint.checkpoint_managers import LatestN
+
+
+class SaveError(RuntimeError):
+  """A checkpoint could not be written."""
 
 
 class Checkpoints:
@@ -23,6 +30,8 @@ class Checkpoints:
   def __init__(self, folder: epath.PathLike, *, read_only: bool = False):
     # Orbax logs every save of every item, which hides the run's own lines.
     logging.getLogger('absl').setLevel(logging.ERROR)
+    # And of a save that fails, one traceback an array, after `SaveError`.
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     self._manager = ocp.CheckpointManager(
       epath.Path(folder).resolve(),
       options=ocp.CheckpointManagerOptions(
@@ -49,7 +58,23 @@ class Checkpoints:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._manager.close()
+    with self._explained():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Turns what goes wrong in a save into an error that says what to do."""
+    try:
+      yield
+    except (OSError, RuntimeError, ValueError) as error:
+      folder = self._manager.directory
+      # The manager counts the one that failed: what is whole has its name.
+      whole = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+      raise SaveError(
+        f'a checkpoint could not be saved in {folder}: {str(error)[:300]}\nThe'
+        f' last whole one is of step {max(whole, default=None)}. Make room on'
+        ' the disk; the same command goes on from there'
+      ) from error
 
   def save(
     self,
@@ -69,19 +94,22 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        position=ocp.args.JsonSave(dict(position)),
-      ),
-      metrics=None if error is None else {'error': error},
-      force=True,
-    )
+    with self._explained():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          # A copy: it is written later, when the caller's sums have moved on.
+          position=ocp.args.JsonSave(copy.deepcopy(dict(position))),
+        ),
+        metrics=None if error is None else {'error': error},
+        force=True,
+      )
 
   def wait(self) -> None:
     """Until the last save is whole; raises what went wrong in it."""
-    self._manager.wait_until_finished()
+    with self._explained():
+      self._manager.wait_until_finished()
 
   @property
   def latest(self) -> int | None:

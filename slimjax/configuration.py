@@ -133,7 +133,7 @@ def write(config: Mapping[str, Any], path: epath.Path) -> None:
   """Writes the configuration as JSON, whole or not at all."""
   draft = path.with_name(path.name + '.draft')
   draft.write_text(json.dumps(as_plain(config), indent=2) + '\n')
-  draft.rename(path)
+  draft.replace(path)
 
 
 def differences(old: Any, new: Any, where: str = 'config') -> list[str]:

@@ -116,7 +116,13 @@ def _input_gradient(geometry, shape, kernel, dy):
   kh, kw, _, _ = kernel.shape
   edges = []
   for size, out, s, d, k, (low, _) in zip(
-    shape[1:3], dy.shape[1:3], (sh, sw), (dh, dw), (kh, kw), padding
+    shape[1:3],
+    dy.shape[1:3],
+    (sh, sw),
+    (dh, dw),
+    (kh, kw),
+    padding,
+    strict=True,
   ):
     low = (k - 1) * d - low
     edges.append((low, size + (k - 1) * d - low - (out - 1) * s - 1, s - 1))
@@ -133,7 +139,7 @@ def _kernel_gradient(geometry, x, kernel, dy):
   first, and little is left to be reduced.
   """
   (sh, sw), padding, (dh, dw) = geometry
-  kh, kw, _, c = kernel.shape
+  c = kernel.shape[-1]
   b, h, w, _ = dy.shape
   rows = min(h, _ROWS)
   blocks = -(-h // rows)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from slimjax.batch_norm import batch_norm_train
 from slimjax.depthwise import depthwise_conv
+from slimjax.pointwise import pointwise_conv
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]] | None
 
@@ -199,6 +200,8 @@ class SlimConv(nn.Module):
       outputs = depthwise_conv(
         inputs, kernel, strides=strides, padding=padding, dilation=dilation
       )
+    elif kernel_size == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
+      outputs = pointwise_conv(inputs, kernel, strides=strides)
     else:
       outputs = lax.conv_general_dilated(
         inputs,

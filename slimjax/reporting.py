@@ -36,7 +36,7 @@ class MetricsWriter:
     kept = [r for r in read_metrics(workdir) if r['step'] <= first_step]
     draft = path.with_name(METRICS + '.draft')
     draft.write_text(''.join(json.dumps(record) + '\n' for record in kept))
-    draft.rename(path)
+    draft.replace(path)
     self._file = path.open('a')
     self._events = SummaryWriter(
       str(workdir / 'tensorboard'),
@@ -202,4 +202,4 @@ def plot_errors(rows: Sequence[Row], path: epath.Path, title: str) -> None:
   draft = path.with_name(path.name + '.draft')
   with draft.open('wb') as file:
     figure.savefig(file, format='png')
-  draft.rename(path)
+  draft.replace(path)

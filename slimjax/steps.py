@@ -214,7 +214,7 @@ def make_train_step(
         switch: jax.tree.map(lambda x: x * mesh.size, new['metrics'])
         for switch, new in private.items()
       },
-      'gradient_norm': optax.global_norm(gradients),
+      'gradient_norm': optax.tree.norm(gradients),
       'learning_rate': schedule(state.step),
     }
     state = TrainState(

@@ -201,6 +201,27 @@ def train_and_evaluate(
   )
   state = replicate(TrainState.create(variables, optimizer), mesh)
 
+  # steps
+  step_fn = configuration.call(
+    make_train_step,
+    'config.loss',
+    run.loss,
+    model=model,
+    optimizer=optimizer,
+    schedule=schedule,
+    mesh=mesh,
+    seed=run.seed,
+    preprocess=augment,
+  )
+  evaluator = Evaluator(
+    model,
+    mesh,
+    dataset.load('test'),
+    widths=model.ordered_widths,
+    batch_size=run.eval_batch_size,
+    preprocess=dataset.preprocess,
+  )
+
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
     # restore
     claim(workdir, config, checkpoints)
@@ -212,26 +233,6 @@ def train_and_evaluate(
       window = Window(model, position['window'])
       best = position['best'] if position['best'] is not None else math.inf
 
-    # steps
-    step_fn = configuration.call(
-      make_train_step,
-      'config.loss',
-      run.loss,
-      model=model,
-      optimizer=optimizer,
-      schedule=schedule,
-      mesh=mesh,
-      seed=run.seed,
-      preprocess=augment,
-    )
-    evaluator = Evaluator(
-      model,
-      mesh,
-      dataset.load('test'),
-      widths=model.ordered_widths,
-      batch_size=run.eval_batch_size,
-      preprocess=dataset.preprocess,
-    )
     writer = reporting.MetricsWriter(workdir, first_step=first_step)
     progress = reporting.Progress(total_steps, first_step)
     if first_step:
@@ -365,7 +366,7 @@ def write_results(table: Sequence[reporting.Row], workdir: epath.Path) -> None:
     for row in table
   ]
   draft.write_text(json.dumps(records, indent=2) + '\n')
-  draft.rename(path)
+  draft.replace(path)
 
 
 def main(argv: Sequence[str]) -> None:

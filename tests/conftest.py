@@ -10,7 +10,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=4',
-    '--xla_llvm_disable_expensive_passes=true',
+    '--xla_backend_optimization_level=0',
   ]
 )
 CACHE = pathlib.Path(tempfile.gettempdir()) / 'slimjax_test_cache'
