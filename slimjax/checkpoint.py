@@ -106,10 +106,15 @@ class Checkpoints:
         force=True,
       )
 
-  def wait(self) -> None:
-    """Until the last save is whole; raises what went wrong in it."""
+  def wait(self) -> int | None:
+    """Waits until the last save is whole, and returns the latest step.
+
+    Raises:
+      SaveError: the save failed.
+    """
     with self._explained():
       self._manager.wait_until_finished()
+    return self.latest
 
   @property
   def latest(self) -> int | None:

@@ -66,11 +66,12 @@ def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
   run = Run(**plain)
   for name in fields:
     value = getattr(run, name)
-    if name == 'seed' or name in SECTIONS:
+    if name in SECTIONS:
       continue
-    if not isinstance(value, int) or value < 1:
+    least = 0 if name == 'seed' else 1
+    if not isinstance(value, int) or value < least:
       raise ValueError(
-        f'config.{name} must be a whole number above zero, got {value!r}'
+        f'config.{name} must be a whole number from {least} up, got {value!r}'
       )
   return run
 

@@ -368,7 +368,8 @@ def _write(arrays: dict[str, np.ndarray], path: str) -> None:
     import torch
 
     torch.save(
-      {'model': {n: torch.from_numpy(a) for n, a in arrays.items()}}, path
+      {'model': {n: torch.from_numpy(a.copy()) for n, a in arrays.items()}},
+      path,
     )
   else:
     raise ValueError(f'{path} must end with .npz, .safetensors, .pt or .pth')

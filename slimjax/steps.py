@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 from jax import lax
+import jax.flatten_util
 import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import Mesh
@@ -172,6 +173,10 @@ def make_train_step(
     inplace_distillation: the widest learns from the labels, the others from its
       soft labels (US-Nets, arXiv 1903.05134, section 3.3).
   """
+  if not 0.0 <= label_smoothing < 1.0:
+    raise ValueError(
+      f'label_smoothing must be in [0, 1), got {label_smoothing}'
+    )
   replicated = NamedSharding(mesh, P())
   split = NamedSharding(mesh, P(AXIS))
   widths = {model.switch(width): width for width in model.ordered_widths[::-1]}
@@ -196,12 +201,9 @@ def make_train_step(
 
   def update(state, gradient, private):
     average = jax.shard_map(
-      lambda tree: lax.pmean(jax.tree.map(lambda x: x[0], tree), AXIS),
-      mesh=mesh,
-      in_specs=P(AXIS),
-      out_specs=P(),
+      _average, mesh=mesh, in_specs=P(AXIS), out_specs=P()
     )
-    gradient, private = average((gradient, private))
+    gradient, private = average(gradient, private)
     gradients = {
       'params': gradient,
       'norm': {switch: new['norm'] for switch, new in private.items()},
@@ -236,6 +238,16 @@ def make_train_step(
       out_shardings=replicated,
     ),
   )
+
+
+def _average(gradient, private):
+  """Means over the devices of what each has of its own, in one reduction."""
+  gradient, private = jax.tree.map(lambda x: x[0], (gradient, private))
+  # As one vector: XLA joins reductions, but no more than some hundred arrays,
+  # and the norms of many widths are more.
+  vector, unravel = jax.flatten_util.ravel_pytree(private)
+  gradient, vector = lax.pmean((gradient, vector), AXIS)
+  return gradient, unravel(vector)
 
 
 def _gradient_program(

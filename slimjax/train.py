@@ -3,6 +3,7 @@
 python -m slimjax.train --config=configs/digits.py --workdir=runs/digits
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
@@ -61,12 +62,12 @@ class Window:
   def add(self, step: int, metrics: Any) -> None:
     self._pending.append((step, metrics))
 
-  def read(self, last_good: int | None) -> dict[str, Any]:
+  def read(self, last_good: Callable[[], int | None]) -> dict[str, Any]:
     """Waits for the steps added and returns the sums, as JSON.
 
     Raises:
-      NonFiniteError: naming the first bad step, its widths, and `last_good`,
-        the step of the last checkpoint.
+      NonFiniteError: naming the first bad step, its widths, and what
+        `last_good` returns, the step of the last checkpoint.
     """
     for step, metrics in self._pending:
       metrics = jax.tree.map(float, metrics)
@@ -80,7 +81,7 @@ class Window:
       if bad:
         raise NonFiniteError(
           f'step {step}: {", ".join(bad)}; the last good checkpoint is of step'
-          f' {last_good}. Lower the learning rate, or clip the gradient'
+          f' {last_good()}. Lower the learning rate, or clip the gradient'
           ' (config.optimizer.clip_norm)'
         )
       for switch, sums in metrics['widths'].items():
@@ -253,7 +254,7 @@ def train_and_evaluate(
           progress.step(step)
           epoch = step / steps_per_epoch
           if step % run.log_every_steps == 0 or step == total_steps:
-            window.read(checkpoints.latest)
+            window.read(checkpoints.wait)
             records = window.flush(
               step, epoch, clock.read(step), run.batch_size
             )
@@ -264,6 +265,7 @@ def train_and_evaluate(
             step % (run.eval_every_epochs * steps_per_epoch) == 0
             or step == total_steps
           ):
+            window.read(checkpoints.wait)  # only what is finite is scored
             results = evaluator(state.variables)
             records = validation_records(results, step, epoch)
             writer.write(records)
@@ -273,7 +275,7 @@ def train_and_evaluate(
           if error is not None or stop.asked:
             position = {
               'data': batches.get_state(),
-              'window': window.read(checkpoints.latest),
+              'window': window.read(checkpoints.wait),
               'best': best if math.isfinite(best) else None,
             }
             checkpoints.save(step, state, position, error)

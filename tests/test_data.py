@@ -44,9 +44,7 @@ def test_the_split_is_fixed(splits):
 
 
 TEST_LABELS = [2, 8, 2, 6, 6, 7, 1, 9, 8, 5, 2, 8]
-TEST_DIGEST = (
-  '90b64c9407bb933643bebe70bb9fe608a91a095649694c890090132f04453529'
-)
+TEST_DIGEST = '90b64c9407bb933643bebe70bb9fe608a91a095649694c890090132f04453529'
 
 
 def test_images_are_the_source_upsampled(splits):
@@ -95,6 +93,10 @@ def _numbers(size):
   return {'image': numbers[:, None] * 10, 'label': numbers}
 
 
+def _epoch(batches):
+  return [i for batch in _take(batches, 4) for i in batch]
+
+
 def _take(batches, count):
   return [next(batches)['label'].tolist() for _ in range(count)]
 
@@ -102,12 +104,12 @@ def _take(batches, count):
 def test_an_epoch_takes_every_example_at_most_once():
   batches = TrainBatches(_numbers(23), 5, seed=0)
   assert batches.batches_per_epoch == 4
-  epochs = [sum(_take(batches, 4), []) for _ in range(5)]
+  epochs = [_epoch(batches) for _ in range(5)]
   for epoch in epochs:
     assert len(set(epoch)) == 20
   assert len({tuple(epoch) for epoch in epochs}) == 5
   # What is dropped differs, so that all are seen.
-  assert len(set(sum(epochs, []))) == 23
+  assert len(set().union(*epochs)) == 23
 
 
 def test_images_and_labels_stay_together():
@@ -265,9 +267,7 @@ def test_fill_comes_from_outside():
   # The digits are filled with black.
   black = np.zeros((4, 32, 32, 3), np.uint8)
   augmented = digits.augment(jax.random.key(0), jnp.asarray(black))
-  np.testing.assert_allclose(
-    augmented, digits.preprocess(black), atol=1e-5
-  )
+  np.testing.assert_allclose(augmented, digits.preprocess(black), atol=1e-5)
 
 
 def test_randomness_is_of_the_example_and_of_the_key_alone():

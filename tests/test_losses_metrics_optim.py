@@ -265,9 +265,7 @@ def test_sgd_is_that_of_pytorch(nesterov, clip_norm):
   expected, buffers = _named(_trainable()), {}
   rng = np.random.RandomState(2)
   for rate in rates:
-    gradients = jax.tree.map(
-      lambda x: rng.standard_normal(x.shape), trainable
-    )
+    gradients = jax.tree.map(lambda x: rng.standard_normal(x.shape), trainable)
     updates, opt_state = optimizer.update(gradients, opt_state, trainable)
     trainable = optax.apply_updates(trainable, updates)
 

@@ -1,0 +1,266 @@
+"""PyTorch checkpoints: there and back, and what is refused."""
+
+import functools
+import os
+import pickle
+import sys
+
+import goldens
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slimjax
+from slimjax.convert import load_torch
+from slimjax.convert import save_torch
+
+# MobileNet v2's last norm, one for all switches in the published code.
+SHARED = 'features.18.1.'
+
+
+def network(name):
+  return slimjax.create_model(
+    name, num_classes=1000, widths=goldens.widths(name)
+  )
+
+
+def small(name='mobilenet_v1', widths=(0.25, 0.5)):
+  return slimjax.create_model(name, num_classes=10, widths=widths)
+
+
+@functools.cache
+def small_variables(name='mobilenet_v1'):
+  """Variables no two entries of which are alike."""
+  shapes = jax.eval_shape(
+    lambda: slimjax.init(small(name), jax.random.key(0), image_size=32)
+  )
+  rng = np.random.RandomState(0)
+  return jax.tree.map(
+    lambda x: jnp.float32(rng.standard_normal(x.shape)), shapes
+  )
+
+
+def assert_equal_trees(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize('name', goldens.MODELS)
+def test_published_checkpoints_round_trip(name):
+  model, weights = network(name), goldens.weights(name)
+  back = save_torch(model, load_torch(model, weights))
+  assert list(back) == list(weights)
+  for tensor, array in weights.items():
+    assert back[tensor].dtype == array.dtype, tensor
+    assert back[tensor].shape == array.shape, tensor
+    assert back[tensor].tobytes() == array.tobytes(), tensor
+
+
+def test_layouts():
+  model, variables = small(), small_variables()
+  arrays = save_torch(model, variables)
+  params = variables['params']
+  np.testing.assert_array_equal(
+    arrays['features.0.0.weight'][5, 2, 0, 1],
+    params['stem']['conv']['kernel'][0, 1, 2, 5],
+  )
+  np.testing.assert_array_equal(
+    arrays['classifier.0.weight'], params['classifier']['kernel'].T
+  )
+  # Switches are numbered from the thinnest on, whatever order they are in.
+  backwards = slimjax.create_model(
+    'mobilenet_v1', num_classes=10, widths=(0.5, 0.25)
+  )
+  other = save_torch(backwards, variables)
+  assert list(other) == list(arrays)
+  for tensor, array in arrays.items():
+    np.testing.assert_array_equal(other[tensor], array)
+  stem = variables['norm']['w025']['stem']['norm']['scale']
+  np.testing.assert_array_equal(arrays['features.0.1.bn.0.weight'], stem)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('nested', [False, True])
+def test_checkpoints_as_they_are_found(prefix, nested):
+  model, variables = small(), small_variables()
+  arrays = save_torch(model, variables)
+  arrays = {prefix + name: array for name, array in arrays.items()}
+  arrays[prefix + 'features.0.1.bn.0.num_batches_tracked'] = np.int64(7)
+  checkpoint = {'model': arrays, 'epoch': 3} if nested else arrays
+  assert_equal_trees(load_torch(model, checkpoint), variables)
+
+
+@pytest.mark.parametrize('ending', ['.npz', '.safetensors', '.pt', '.pth'])
+def test_files_round_trip(tmp_path, ending):
+  if ending in ('.pt', '.pth'):
+    pytest.importorskip('torch')
+  model, variables = small(), small_variables()
+  path = tmp_path / f'checkpoint{ending}'
+  arrays = save_torch(model, variables, path)
+  assert_equal_trees(load_torch(model, path), variables)
+  assert_equal_trees(load_torch(model, str(path)), variables)
+  assert os.listdir(tmp_path) == [path.name]
+  assert set(arrays) == set(save_torch(model, variables))
+
+
+def test_tensors_of_pytorch_are_taken():
+  torch = pytest.importorskip('torch')
+  model, variables = small(), small_variables()
+  tensors = {
+    name: torch.nn.Parameter(torch.from_numpy(array.copy()))
+    for name, array in save_torch(model, variables).items()
+  }
+  assert_equal_trees(load_torch(model, tensors), variables)
+
+
+def test_a_name_that_says_no_format_is_refused(tmp_path):
+  path = tmp_path / 'checkpoint.bin'
+  with pytest.raises(ValueError, match=r'must end with \.npz'):
+    save_torch(small(), small_variables(), path)
+  assert not path.exists()
+
+
+def test_everything_wrong_with_a_checkpoint_is_listed():
+  model = small()
+  arrays = save_torch(model, small_variables())
+  del arrays['features.3.body.0.weight']
+  del arrays['features.0.1.bn.1.running_var']
+  arrays['features.14.body.0.weight'] = np.zeros(3)
+  arrays['extra'] = np.zeros(3)
+  arrays['classifier.0.weight'] = np.zeros((1000, 512))
+  arrays['features.0.0.weight'] = np.zeros((32, 3, 3, 3))
+  with pytest.raises(ValueError, match='MobileNetV1') as error:
+    load_torch(model, arrays)
+  lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+  assert sorted(lines) == [
+    'classifier.0.weight: shape (1000, 512), expected (10, 512)',
+    'features.0.0.weight: shape (32, 3, 3, 3), expected (16, 3, 3, 3)',
+    'missing: features.0.1.bn.1.running_var',
+    'missing: features.3.body.0.weight',
+    'not expected: extra',
+    'not expected: features.14.body.0.weight',
+  ]
+  assert '(0.25, 0.5)' in str(error.value)
+  assert '10 classes' in str(error.value)
+
+
+def test_another_architecture_is_refused():
+  arrays = save_torch(small(), small_variables())
+  with pytest.raises(ValueError, match='missing: features') as error:
+    load_torch(small('mobilenet_v2'), arrays)
+  assert 'missing: features.18.0.weight' in str(error.value)
+  # The same architecture with other switches.
+  with pytest.raises(ValueError, match=r'not expected: .*bn\.1\.') as error:
+    load_torch(small(widths=(0.5,)), arrays)
+
+
+def test_variables_of_some_widths_only_are_not_saved():
+  model, variables = small(), small_variables()
+  alone = slimjax.extract(model, variables, width=0.25)[1]
+  with pytest.raises(ValueError, match='the variables have no norm/w050/'):
+    save_torch(model, alone)
+
+
+# Files that run code.
+
+
+class Malice:
+  """Unpickling it makes a folder."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.mkdir, (str(self.path),)
+
+
+def test_pickled_code_is_not_run(tmp_path):
+  torch = pytest.importorskip('torch')
+  proof, path = tmp_path / 'proof', tmp_path / 'checkpoint.pt'
+  torch.save({'model': {}, 'extra': Malice(proof)}, path)
+  with pytest.raises(pickle.UnpicklingError):
+    load_torch(small(), path)
+  assert not proof.exists()
+
+
+def test_objects_in_an_npz_are_not_unpickled(tmp_path):
+  proof, path = tmp_path / 'proof', tmp_path / 'checkpoint.npz'
+  np.savez(path, extra=np.array([Malice(proof)], dtype=object))
+  with pytest.raises(ValueError, match='allow_pickle=False'):
+    load_torch(small(), path)
+  assert not proof.exists()
+
+
+# The norm that the switches of MobileNet v2 share.
+
+
+def test_a_shared_norm_is_copied_to_each_switch():
+  name = 'mobilenet_v2'
+  model, weights = network(name), goldens.weights(name)
+  variables = load_torch(model, weights)
+  ours = {
+    'weight': ('norm', 'scale'),
+    'bias': ('norm', 'bias'),
+    'running_mean': ('batch_stats', 'mean'),
+    'running_var': ('batch_stats', 'var'),
+  }
+  for theirs, (collection, leaf) in ours.items():
+    for width in model.widths:
+      tree = variables[collection][model.switch(width)]
+      np.testing.assert_array_equal(
+        tree['last']['norm'][leaf], weights[SHARED + theirs]
+      )
+
+
+def test_norms_that_differ_are_saved_apart():
+  model = small('mobilenet_v2')
+  variables = small_variables('mobilenet_v2')
+  arrays = save_torch(model, variables)
+  of_last = [name for name in arrays if name.startswith(SHARED)]
+  leaves = ('weight', 'bias', 'running_mean', 'running_var')
+  assert of_last == [
+    f'{SHARED}bn.{i}.{leaf}' for i in range(2) for leaf in leaves
+  ]
+  assert_equal_trees(load_torch(model, arrays), variables)
+  # One entry is enough to tell two norms apart.
+  variables = load_torch(model, {**arrays, **alike(arrays)})
+  shared = save_torch(model, variables)
+  assert [n for n in shared if n.startswith(SHARED)] == [
+    SHARED + leaf for leaf in leaves
+  ]
+  assert_equal_trees(load_torch(model, shared), variables)
+  apart = {**arrays, **alike(arrays)}
+  apart[f'{SHARED}bn.1.running_var'] = (
+    arrays[f'{SHARED}bn.0.running_var'] + np.eye(1, 1280, 1279, np.float32)[0]
+  )
+  variables = load_torch(model, apart)
+  assert_equal_trees(load_torch(model, save_torch(model, variables)), variables)
+
+
+def alike(arrays):
+  return {
+    name.replace('bn.0.', 'bn.1.'): array
+    for name, array in arrays.items()
+    if name.startswith(f'{SHARED}bn.0.')
+  }
+
+
+# Optional packages.
+
+
+def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(ImportError, match=r"pip install 'slimjax\[torch\]'"):
+    load_torch(small(), tmp_path / 'checkpoint.pt')
+  # Nothing else needs it.
+  path = tmp_path / 'checkpoint.npz'
+  save_torch(small(), small_variables(), path)
+  assert_equal_trees(load_torch(small(), path), small_variables())
+
+
+def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'safetensors', None)
+  monkeypatch.setitem(sys.modules, 'safetensors.numpy', None)
+  with pytest.raises(ImportError, match=r"pip install 'slimjax\[torch\]'"):
+    load_torch(small(), tmp_path / 'checkpoint.safetensors')

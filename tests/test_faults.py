@@ -1,0 +1,266 @@
+"""Runs that are killed, stopped or refused, in processes of their own.
+
+Whatever happens to a run, the same command takes it to the end it would have
+had: the same bits in the parameters, the same lines in metrics.jsonl.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from slimjax.checkpoint import Checkpoints
+from slimjax.evaluate import load_run
+from slimjax.reporting import METRICS
+from slimjax.reporting import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+EPOCHS, STEPS = 3, 22  # per epoch
+TIMING = ('images_per_second', 'step_ms')
+ARGUMENTS = (
+  '--config=configs/digits.py',
+  f'--config.epochs={EPOCHS}',
+  '--config.eval_every_epochs=1',
+  # Not a divisor of an epoch: sums of training metrics cross checkpoints.
+  '--config.log_every_steps=8',
+  '--config.schedule.warmup_epochs=0.5',
+)
+WIDTHS = '--config.model.widths=(0.25,)'
+
+
+def _environment():
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    # One device; quick to compile, and restarts do not compile.
+    'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    'PYTHONUNBUFFERED': '1',
+  }
+
+
+def _start(workdir, *overrides, module='slimjax.train', shell=()):
+  """The process, and the file its output goes to."""
+  arguments = [f'--workdir={workdir}', *overrides]
+  if module == 'slimjax.train':
+    # Given twice, a tuple would be joined.
+    told = any(
+      argument.startswith('--config.model.widths') for argument in overrides
+    )
+    arguments = [*ARGUMENTS, *(() if told else (WIDTHS,)), *arguments]
+  output = workdir.with_name(f'{workdir.name}.{time.time_ns()}.txt')
+  with output.open('w') as file:
+    process = subprocess.Popen(
+      [*shell, sys.executable, '-m', module, *arguments],
+      cwd=ROOT,
+      env=_environment(),
+      stdout=file,
+      stderr=subprocess.STDOUT,
+    )
+  return process, output
+
+
+def _run(workdir, *overrides, **options):
+  """Exit status and output of a process that ends on its own."""
+  process, output = _start(workdir, *overrides, **options)
+  return process.wait(timeout=300), output.read_text()
+
+
+def _when(condition, process, output):
+  """Waits for the moment, at which the process must still be running."""
+  deadline = time.monotonic() + 300
+  while not condition():
+    assert process.poll() is None, output.read_text()
+    assert time.monotonic() < deadline, output.read_text()
+    time.sleep(0.002)
+
+
+def _saved(workdir):
+  """Steps of the whole checkpoints; a draft's name is no number."""
+  folder = workdir / 'checkpoints'
+  if not folder.exists():
+    return []
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def _state(workdir):
+  """Every array of the last checkpoint, by path."""
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    step = checkpoints.latest
+    state = checkpoints._manager.restore(step)['state']
+  leaves, _ = jax.tree.flatten_with_path(state)
+  arrays = {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves}
+  return step, arrays
+
+
+def _lines(workdir):
+  return [
+    {key: value for key, value in record.items() if key not in TIMING}
+    for record in read_metrics(workdir)
+  ]
+
+
+def _assert_same_end(workdir, reference):
+  step, arrays = _state(workdir)
+  expected_step, expected = _state(reference)
+  assert step == expected_step == EPOCHS * STEPS
+  assert arrays.keys() == expected.keys()
+  different = [
+    name
+    for name, array in expected.items()
+    if array.tobytes() != arrays[name].tobytes()
+  ]
+  assert different == []
+  assert _lines(workdir) == _lines(reference)
+  results = (workdir / 'results.json').read_text()
+  assert results == (reference / 'results.json').read_text()
+  assert _saved(workdir) == _saved(reference)
+
+
+def _files(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+  """A run that nothing happened to."""
+  workdir = tmp_path_factory.mktemp('reference') / 'run'
+  status, output = _run(workdir)
+  assert status == 0, output
+  assert len(_lines(workdir)) == EPOCHS * STEPS // 8 + 1 + EPOCHS
+  return workdir
+
+
+def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  drafts = lambda: [*(workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')]
+  written = lambda: len(read_metrics(workdir))
+
+  # As soon as it trains: nothing is saved yet.
+  process, output = _start(workdir)
+  _when(lambda: written() >= 1, process, output)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  assert _saved(workdir) == []
+
+  # While the first checkpoint is written.
+  process, output = _start(workdir)
+  _when(drafts, process, output)
+  process.kill()
+  process.wait()
+  assert 'going on' not in output.read_text()
+  left = _saved(workdir)
+  assert left == [] or not drafts()
+
+  # In the middle of the second epoch: what was logged since is trained again.
+  process, output = _start(workdir)
+  _when(lambda: STEPS in _saved(workdir), process, output)
+  lines = written()
+  _when(lambda: written() > lines, process, output)
+  process.kill()
+  process.wait()
+  assert ('going on' in output.read_text()) == bool(left)
+  assert _saved(workdir) == [STEPS]
+  assert _lines(workdir)[-1]['step'] > STEPS
+  # And the machine failed too, in the middle of a line.
+  with (workdir / METRICS).open('a') as file:
+    file.write('{"split": "tra')
+
+  status, output = _run(workdir)
+  assert status == 0, output
+  assert f'going on from the checkpoint of step {STEPS}' in output
+  assert not drafts()
+  _assert_same_end(workdir, reference)
+
+
+def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
+  workdir = tmp_path / 'run'
+
+  # SIGTERM in the second epoch.
+  process, output = _start(workdir)
+  _when(
+    lambda: any(r['step'] > STEPS for r in read_metrics(workdir)),
+    process,
+    output,
+  )
+  process.terminate()
+  assert process.wait(timeout=60) == 0, output.read_text()
+  stopped = _saved(workdir)[-1]
+  assert STEPS < stopped < 2 * STEPS
+  assert f'SIGTERM: saved step {stopped}' in output.read_text()
+
+  # Checkpoints do not fit any more, the small files do.
+  before = _files(workdir / 'checkpoints')
+  status, text = _run(
+    workdir, shell=('sh', '-c', 'ulimit -f 400; exec "$@"', 'sh')
+  )
+  assert status not in (0, -signal.SIGXFSZ), text
+  assert f'going on from the checkpoint of step {stopped}' in text
+  error = text[text.rindex('SaveError: a checkpoint could not be saved') :]
+  assert f'The last whole one is of step {stopped}. Make room' in error
+  after = _files(workdir / 'checkpoints')
+  assert {name: after.get(name) for name in before} == before
+
+  status, text = _run(workdir)
+  assert status == 0, text
+  assert f'going on from the checkpoint of step {stopped}' in text
+  _assert_same_end(workdir, reference)
+
+
+def test_a_run_with_another_configuration_is_refused(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(reference, workdir)
+  before = _files(workdir)
+  status, output = _run(
+    workdir,
+    '--config.model.widths=(0.25, 0.5)',
+    '--config.model.name=resnet14',
+    '--config.optimizer.weight_decay=0.1',
+    '--config.epochs=4',
+  )
+  assert status != 0
+  assert 'config.model.widths: [0.25] before, [0.25, 0.5] now' in output
+  assert 'config.model.name: mobilenet_v1 before, resnet14 now' in output
+  assert 'config.optimizer.weight_decay: 0.0001 before, 0.1 now' in output
+  assert 'config.epochs: 3 before, 4 now' in output
+  assert 'config.seed' not in output
+  assert _files(workdir) == before
+
+
+def test_evaluate_scores_the_run_again(reference, tmp_path):
+  (result,) = json.loads((reference / 'results.json').read_text())
+  status, output = _run(
+    reference, '--widths=0.25', '--batch_size=7', module='slimjax.evaluate'
+  )
+  assert status == 0, output
+  assert f'step {EPOCHS * STEPS}: 360 examples' in ' '.join(output.split())
+  (row,) = [line for line in output.splitlines() if '0.25' in line]
+  assert f'{result["top1_error"]:.2f} %' in row
+  assert f'{result["top5_error"]:.2f} %' in row
+
+  # The same, and the errors, without a process each.
+  run, model, variables, step = load_run(reference)
+  assert (run.epochs, step, model.widths) == (EPOCHS, EPOCHS * STEPS, (0.25,))
+  assert set(variables['norm']) == {'w025'}
+  status, output = _run(reference, '--widths=0.3', module='slimjax.evaluate')
+  assert status != 0
+  assert 'width 0.3 is not one of (0.25,)' in output
+  with pytest.raises(FileNotFoundError, match='holds no run'):
+    load_run(tmp_path / 'nothing')
+  (tmp_path / 'young').mkdir()
+  shutil.copy(reference / 'config.json', tmp_path / 'young')
+  with pytest.raises(FileNotFoundError, match='no whole checkpoint yet'):
+    load_run(tmp_path / 'young')

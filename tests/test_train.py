@@ -1,0 +1,378 @@
+"""A run in this process: what it writes, what it refuses, when it stops."""
+
+from collections.abc import Mapping
+import json
+import math
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from configs import digits as digits_config
+from slimjax.checkpoint import Checkpoints
+from slimjax.data import digits
+from slimjax.evaluate import Evaluator
+from slimjax.evaluate import load_run
+from slimjax.models import create_model
+from slimjax.profile import profile_model
+from slimjax.reporting import MetricsWriter
+from slimjax.reporting import read_metrics
+from slimjax.steps import data_mesh
+from slimjax.steps import replicate
+from slimjax.train import NonFiniteError
+from slimjax.train import train_and_evaluate
+from slimjax.train import Window
+
+STEPS = 22  # per epoch of 64 examples
+WIDTHS = (0.25, 0.5)
+
+
+def _config(**overrides):
+  """configs/digits.py, shorter and thinner; `a__b` is the key a.b."""
+  config = digits_config.get_config()
+  overrides = {
+    'epochs': 2,
+    'eval_every_epochs': 1,
+    'log_every_steps': 8,
+    'model__widths': WIDTHS,
+    'schedule__warmup_epochs': 0.5,
+    **overrides,
+  }
+  with config.unlocked():
+    for key, value in overrides.items():
+      *sections, name = key.split('__')
+      section = config
+      for part in sections:
+        section = section[part]
+      with section.ignore_type():
+        section[name] = value
+  return config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A finished run: its folder, the rows it returned, what it printed.
+
+  And every state it saved, copied at the moment it was handed over.
+  """
+  workdir = tmp_path_factory.mktemp('train') / 'run'
+  copies = {}
+  save = Checkpoints.save
+
+  def copying_save(self, step, state, position, error):
+    copies[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    save(self, step, state, position, error)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Checkpoints, 'save', copying_save)
+    table = train_and_evaluate(_config(), workdir)
+  return workdir, table, copies
+
+
+def test_metrics_are_one_object_a_width(run):
+  workdir, _, _ = run
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert records == read_metrics(workdir)
+  evaluated = [r for r in records if r['split'] == 'validation']
+  trained = [r for r in records if r['split'] == 'train']
+  assert len(evaluated) + len(trained) == len(records)
+
+  moments = [(r['step'], r['width']) for r in evaluated]
+  assert sorted(moments) == [(s, w) for s in (22, 44) for w in WIDTHS]
+  moments = [(r['step'], r['width']) for r in trained]
+  steps = (8, 16, 24, 32, 40, 44)
+  assert sorted(moments) == [(s, w) for s in steps for w in WIDTHS]
+  common = {'split', 'step', 'epoch', 'width', 'loss', 'top1_error'}
+  common |= {'top5_error'}
+  for record in evaluated:
+    assert record.keys() == common | {'examples'}
+    assert record['examples'] == 360
+  for record in trained:
+    assert record.keys() == common | {
+      'learning_rate',
+      'gradient_norm',
+      'images_per_second',
+      'step_ms',
+    }
+    assert record['gradient_norm'] > 0
+    np.testing.assert_allclose(
+      record['images_per_second'] * record['step_ms'], 64_000
+    )
+  for record in records:
+    assert record['epoch'] == record['step'] / STEPS
+    assert 0 <= record['top5_error'] <= record['top1_error'] <= 100
+    assert math.isfinite(record['loss'])
+  # It learns: the loss of ten classes at random is log 10.
+  assert trained[-1]['loss'] < math.log(10) - 0.1
+
+
+def _events(data):
+  """A record is its length, a checksum of that, the event, its checksum."""
+  while data:
+    (length,) = struct.unpack('<Q', data[:8])
+    yield Event.FromString(data[12 : 12 + length])
+    data = data[16 + length :]
+
+
+def test_tensorboard_has_the_same_numbers(run):
+  workdir, _, _ = run
+  (path,) = (workdir / 'tensorboard').iterdir()
+  scalars = {
+    (value.tag, event.step): value.simple_value
+    for event in _events(path.read_bytes())
+    for value in event.summary.value
+  }
+  records = read_metrics(workdir)
+  for record in records:
+    switch = f'w0{100 * record["width"]:.0f}'
+    for name in record.keys() - {'split', 'step', 'width'}:
+      found = scalars.pop(
+        (f'{record["split"]}/{name}/{switch}', record['step'])
+      )
+      np.testing.assert_allclose(found, record[name], rtol=1e-6)
+  assert not scalars
+
+
+def test_table_plot_and_results_are_the_last_metrics(run):
+  workdir, table, _ = run
+  last = {
+    r['width']: r
+    for r in read_metrics(workdir)
+    if (r['split'], r['step']) == ('validation', 2 * STEPS)
+  }
+  results = json.loads((workdir / 'results.json').read_text())
+  assert [row.width for row in table] == [r['width'] for r in results]
+  assert [row.width for row in table] == [*WIDTHS]
+  model = create_model('mobilenet_v1', num_classes=10, widths=WIDTHS)
+  for row, result in zip(table, results, strict=True):
+    profile = profile_model(model, width=row.width, image_size=32)
+    assert row.profile == profile
+    assert result == {
+      'width': row.width,
+      'top1_error': last[row.width]['top1_error'],
+      'top5_error': last[row.width]['top5_error'],
+      'examples': 360,
+      'macs': profile.macs,
+      'params': profile.params,
+    }
+  plot = (workdir / 'error_vs_macs.png').read_bytes()
+  assert plot.startswith(b'\x89PNG')
+  assert len(plot) > 5000
+
+
+def test_checkpoints_hold_the_state_as_it_was_when_saved(run):
+  """Though the next step donated its buffers while they were written."""
+  workdir, _, copies = run
+  assert sorted(copies) == [STEPS, 2 * STEPS]
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    errors = {
+      step: np.mean(
+        [
+          r['top1_error']
+          for r in read_metrics(workdir)
+          if (r['split'], r['step']) == ('validation', step)
+        ]
+      )
+      for step in copies
+    }
+    assert checkpoints.latest == 2 * STEPS
+    assert checkpoints.best == min(errors, key=errors.get)
+    for step in {checkpoints.latest, checkpoints.best}:
+      like = replicate(copies[step], data_mesh())
+      state, position = checkpoints.restore(step, like)
+      for found, copied in zip(
+        jax.tree.leaves(state), jax.tree.leaves(copies[step]), strict=True
+      ):
+        assert np.asarray(found).tobytes() == copied.tobytes()
+      assert position['data'] == {'epoch': step // STEPS - 1, 'batch': STEPS}
+      # What was trained since the last line of the log.
+      counts = {sums['top1'][1] for sums in position['window']['sums'].values()}
+      assert counts == ({64 * (STEPS % 8)} if step == STEPS else set())
+
+
+def test_a_finished_run_only_reports(run):
+  workdir, table, _ = run
+  before = (workdir / 'metrics.jsonl').read_bytes()
+  (workdir / 'results.json').unlink()
+  again = train_and_evaluate(_config(), workdir)
+  assert again == table
+  assert (workdir / 'results.json').exists()
+  assert (workdir / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_any_batch_size_scores_every_example_once(run, devices):
+  workdir, table, _ = run
+  _, model, variables, _ = load_run(workdir)
+  mesh = data_mesh(jax.devices()[:devices])
+  for batch_size in (7, 360, 1000):
+    evaluator = Evaluator(
+      model,
+      mesh,
+      digits.load('test'),
+      widths=(0.25,),
+      batch_size=batch_size,
+      preprocess=digits.preprocess,
+    )
+    (result,) = evaluator(replicate(variables, mesh)).values()
+    assert result['examples'] == 360
+    assert result['top1_error'] == table[0].top1_error
+    assert result['top5_error'] == table[0].top5_error
+
+
+# Errors in the configuration come before anything is written.
+
+
+def _without(key):
+  config = _config()
+  *sections, name = key.split('.')
+  section = config
+  for part in sections:
+    section = section[part]
+  with config.unlocked():
+    del section[name]
+  return config
+
+
+@pytest.mark.parametrize(
+  'overrides, says',
+  [
+    ({'batchsize': 3}, 'config.batchsize is not read by anything'),
+    ({'model__width': 1}, 'width'),
+    ({'data__max_shear': 1}, 'config.data.max_shear is not read by anything'),
+    ({'optimizer__decay': 1}, 'config.optimizer.decay is not read'),
+    ({'schedule__warmup': 1}, 'config.schedule.warmup is not read'),
+    ({'loss__smoothing': 1}, 'config.loss.smoothing is not read'),
+    ({'schedule__factor': 0.1}, 'config.schedule: .*factor'),
+    ({'schedule__name': 'step'}, "config.schedule: .*'step'"),
+    ({'model__name': 'vgg'}, "config.model: .*'vgg'"),
+    ({'model__widths': (0.25, 0.25)}, 'config.model: .*w025'),
+    ({'model__num_classes': 1000}, 'config.model.num_classes is 1000, .* 10'),
+    ({'data__name': 'mnist'}, "config.data.name 'mnist' .*digits"),
+    ({'epochs': 0}, 'config.epochs .* got 0'),
+    ({'batch_size': 62}, 'config.batch_size 62 .* 4 devices; try 64'),
+    ({'batch_size': 2000}, 'batch_size 2000 .* 1437'),
+    ({'log_every_steps': 2.5}, 'config.log_every_steps .* got 2.5'),
+    ({'loss': 1}, 'config.loss must be a section'),
+  ],
+)
+def test_errors_in_the_configuration_name_the_key(overrides, says, tmp_path):
+  with pytest.raises(ValueError, match=says):
+    train_and_evaluate(_config(**overrides), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'key',
+  ['seed', 'model', 'model.name', 'model.widths', 'schedule.peak_lr'],
+)
+def test_missing_keys_are_named(key, tmp_path):
+  with pytest.raises(ValueError, match=f'config.{key} is missing'):
+    train_and_evaluate(_without(key), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
+  config = _config(
+    epochs=3,
+    schedule__name='multi_step',
+    schedule__factor=1e30,
+    schedule__epochs=(2,),
+    log_every_steps=5,
+  )
+  workdir = tmp_path / 'run'
+  # The rate is absurd from the third epoch on.
+  with pytest.raises(NonFiniteError) as error:
+    train_and_evaluate(config, workdir)
+  text = str(error.value)
+  step = int(text.split()[1].rstrip(':'))
+  assert 2 * STEPS < step <= 2 * STEPS + 5
+  assert 'the loss of width 0.5 is' in text
+  assert f'the last good checkpoint is of step {2 * STEPS}' in text
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    assert checkpoints.latest == 2 * STEPS
+    variables = checkpoints.restore_variables(2 * STEPS)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(variables))
+  # No line of the log is from after it went wrong.
+  assert all(math.isfinite(r['loss']) for r in read_metrics(workdir))
+  assert not (workdir / 'results.json').exists()
+
+
+def test_non_finite_steps_are_named_before_they_are_summed():
+  model = create_model('mobilenet_v1', num_classes=10, widths=WIDTHS)
+
+  def metrics(thin=1.0, wide=1.0, norm=1.0):
+    sums = lambda loss: {
+      name: (jnp.float32(loss), jnp.float32(8)) for name in ('loss', 'top1')
+    }
+    return {
+      'widths': {'w025': sums(thin), 'w050': sums(wide)},
+      'gradient_norm': jnp.float32(norm),
+      'learning_rate': jnp.float32(0.1),
+    }
+
+  for bad, says in (
+    ({'thin': np.nan}, 'step 7: the loss of width 0.25 is nan; .* of step 4'),
+    ({'wide': np.inf}, 'step 7: the loss of width 0.5 is inf'),
+    ({'norm': np.nan}, 'step 7: the gradient norm is nan'),
+  ):
+    window = Window(model)
+    window.add(6, metrics())
+    window.add(7, metrics(**bad))
+    with pytest.raises(NonFiniteError, match=says):
+      window.read(4)
+
+
+# Files.
+
+
+def test_metrics_of_steps_to_be_trained_again_are_dropped(tmp_path):
+  record = lambda step: {
+    'split': 'train',
+    'step': step,
+    'width': 0.25,
+    'loss': 1.0,
+  }
+  writer = MetricsWriter(tmp_path, first_step=0)
+  writer.write([record(step) for step in (1, 2, 3)])
+  writer.close()
+  path = tmp_path / 'metrics.jsonl'
+  with path.open('a') as file:
+    file.write('{"split": "train", "st')  # the machine failed here
+  assert [r['step'] for r in read_metrics(tmp_path)] == [1, 2, 3]
+  writer = MetricsWriter(tmp_path, first_step=2)
+  writer.write([record(3)])
+  writer.close()
+  lines = path.read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2, 3]
+
+
+def test_a_save_does_not_follow_what_its_caller_changes_later(tmp_path):
+  sums = {'w025': {'loss': (1.0, 8.0)}}
+  position: Mapping = {'window': {'sums': sums}}
+  state = {'x': jnp.arange(4.0)}
+  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    for step in range(1, 6):
+      sums['w025']['loss'] = (float(step), 8.0)
+      checkpoints.save(step, state, position, 10.0 - step)
+      sums['w025']['loss'] = (-1.0, -1.0)
+      checkpoints.wait()
+      _, saved = checkpoints.restore(step, state)
+      assert saved['window']['sums']['w025']['loss'] == [step, 8.0]
+
+
+def test_latest_and_best_are_kept(tmp_path):
+  state = {'x': jnp.arange(4.0)}
+  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    assert (checkpoints.latest, checkpoints.best) == (None, None)
+    errors = {1: 5.0, 2: 3.0, 3: 4.0, 4: None, 5: 6.0}
+    for step, error in errors.items():
+      checkpoints.save(step, state, {'step': step}, error)
+    checkpoints.wait()
+    assert (checkpoints.latest, checkpoints.best) == (5, 2)
+  kept = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert kept == ['2', '5']
