@@ -10,7 +10,7 @@ def get_config() -> config_dict.ConfigDict:
   config.seed = 0
   config.batch_size = 64
   config.eval_batch_size = 360
-  config.epochs = 20
+  config.epochs = 30
   config.log_every_steps = 22
   config.eval_every_epochs = 5
   config.model.update(name='mobilenet_v1', num_classes=10)
@@ -20,5 +20,5 @@ def get_config() -> config_dict.ConfigDict:
     'max_degrees': 12.0,
     'max_zoom': 0.12,
   }
-  config.schedule.update(name='cosine', peak_lr=0.1, warmup_epochs=2.0)
+  config.schedule.update(name='cosine', peak_lr=0.03, warmup_epochs=2.0)
   return config

@@ -339,7 +339,16 @@ def claim(
 
 
 def validation_records(results, step: int, epoch: float) -> list[dict]:
-  """One record a width, thinnest first."""
+  """One record a width, thinnest first.
+
+  Raises:
+    NonFiniteError: a loss is not a number, or infinite.
+  """
+  for width, result in results.items():
+    if not math.isfinite(result['loss']):
+      raise NonFiniteError(
+        f'step {step}: the validation loss of width {width} is {result["loss"]}'
+      )
   return [
     {
       'split': 'validation',

@@ -23,7 +23,7 @@ from slimjax.convert import save_torch
 from slimjax.train_state import TrainState
 
 pytestmark = pytest.mark.usefixtures('x64')
-# The published MobileNet v2 has one last norm for all switches, ours has one for
+# The published MobileNet v2 has one last norm for all switches, ours one for
 # each: the two part with the first update.
 SHARED_NORM = 'features.18.1.'
 # A bias that the next norm takes away has a gradient of zero but for rounding.
@@ -127,8 +127,10 @@ def run(name):
       total, count = metrics['widths'][model.switch(width)]['loss']
       loss[width] = float(total / count)
     losses.append(loss)
+    # With statistics, for save_torch, that are no gradient and left out again.
     gradient = {**state.opt_state[0], 'batch_stats': state.batch_stats}
-    gradients.append(by_torch_name(model, gradient))
+    gradient = by_torch_name(model, gradient)
+    gradients.append({n: g for n, g in gradient.items() if 'running' not in n})
   return Run(losses, gradients, by_torch_name(model, state.variables), thinnest)
 
 

@@ -1,0 +1,146 @@
+"""Memory of one training step over four widths, on whatever jax runs on.
+
+    python experiments/step_memory/measure.py [--models mobilenet_v1,resnet50]
+
+Compiles, and reads the compiler's own memory analysis; nothing is run. See
+README.md.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import slimjax
+from slimjax import optim
+from slimjax import steps
+from slimjax.losses import cross_entropy
+from slimjax.train_state import TrainState
+
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+def shapes(model, optimizer, mesh, batch_size, image_size):
+  """The state and a batch, as shapes on the mesh."""
+  variables = jax.eval_shape(
+    lambda: slimjax.init(model, jax.random.key(0), image_size=image_size)
+  )
+  state = jax.eval_shape(
+    lambda variables: TrainState.create(variables, optimizer), variables
+  )
+  images = (batch_size, image_size, image_size, 3)
+  batch = {
+    'image': jax.ShapeDtypeStruct(images, jnp.float32),
+    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+  }
+
+  def on(tree, spec):
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+  split = jax.sharding.PartitionSpec(steps.AXIS)
+  return on(state, jax.sharding.PartitionSpec()), on(batch, split)
+
+
+def ordinary_step(model, optimizer):
+  """The widest alone as one writes it without slimmable networks."""
+  switch = model.switch(1.0)
+
+  def step(state, batch):
+    def loss_fn(trainable):
+      logits, new = model.apply(
+        {
+          'params': trainable['params'],
+          'norm': trainable['norm'][switch],
+          'batch_stats': state.batch_stats[switch],
+        },
+        batch['image'],
+        width=1.0,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      loss = cross_entropy(logits, batch['label']).mean()
+      return loss, {switch: new['batch_stats']}
+
+    trainable = {'params': state.params, 'norm': state.norm}
+    gradients, stats = jax.grad(loss_fn, has_aux=True)(trainable)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
+    trainable = optax.apply_updates(trainable, updates)
+    return TrainState(
+      step=state.step + 1, batch_stats=stats, opt_state=opt_state, **trainable
+    )
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def joint_gradient(model):
+  """All widths in one program: the way that is not taken."""
+
+  def gradient(state, batch):
+    def loss_fn(trainable):
+      total = 0.0
+      for width in WIDTHS[::-1]:
+        switch = model.switch(width)
+        logits, _ = model.apply(
+          {
+            'params': trainable['params'],
+            'norm': trainable['norm'][switch],
+            'batch_stats': state.batch_stats[switch],
+          },
+          batch['image'],
+          width=width,
+          train=True,
+          mutable=['batch_stats'],
+        )
+        total += cross_entropy(logits, batch['label']).mean()
+      return total
+
+    return jax.grad(loss_fn)({'params': state.params, 'norm': state.norm})
+
+  return jax.jit(gradient)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--models', default='mobilenet_v1,resnet50')
+  parser.add_argument('--image_size', type=int, default=64)
+  parser.add_argument('--batch_size', type=int, default=16)
+  arguments = parser.parse_args()
+  mesh = steps.data_mesh(jax.devices()[:1])
+  schedule = optax.constant_schedule(0.1)
+  optimizer = optim.sgd(schedule)
+  for name in arguments.models.split(','):
+    size = (arguments.batch_size, arguments.image_size)
+    alone = slimjax.create_model(name, num_classes=1000, widths=(1.0,))
+    slim = slimjax.create_model(name, num_classes=1000, widths=WIDTHS)
+    inputs = shapes(slim, optimizer, mesh, *size)
+    programs = {
+      'widest alone, one program': ordinary_step(alone, optimizer).lower(
+        *shapes(alone, optimizer, mesh, *size)
+      ),
+      'four widths, one program': joint_gradient(slim).lower(*inputs),
+      **steps.make_train_step(slim, optimizer, schedule, mesh).lower(*inputs),
+    }
+    title = f'{name}, batch {size[0]} at {size[1]} px, {mesh.devices.flat[0]}'
+    table = Table(
+      'program', 'temporary, MB', 'of the widest alone', title=title
+    )
+    base = None
+    for program, lowered in programs.items():
+      memory = lowered.compile().memory_analysis().temp_size_in_bytes
+      base = memory if base is None else base
+      table.add_row(program, f'{memory / 1e6:.1f}', f'{memory / base:.2f}')
+    Console().print(table)
+
+
+if __name__ == '__main__':
+  main()
