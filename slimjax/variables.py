@@ -148,11 +148,10 @@ def extract(
   switch = switch_name(width)
   selected = select(variables, switch)
 
-  sown = _active(model, selected, width=width)
-  small = {'params': sown['active_params']}
+  small = dict(_active(model, selected, width=width))
   for collection in PRIVATE:
-    if collection in selected:
-      small[collection] = {switch: sown[f'active_{collection}']}
+    if collection in small:
+      small[collection] = {switch: small[collection]}
   return model.clone(widths=(width,)), small
 
 
@@ -206,17 +205,40 @@ def fold_batch_norm(
 _SMALL = 64
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames='width')
-def _active(model, selected, *, width):
-  """What each layer uses; the layers say so, all else is dead code."""
+def take_switch(
+  model: SlimNet, selected: Variables, *, width: Width
+) -> tuple[dict[str, Any], Any]:
+  """What a width uses of one switch's variables; for use inside `jax.jit`.
+
+  The layers say so. The rest of the network is dead code to the compiler.
+
+  Args:
+    model: the slimmable network.
+    selected: from `select`, or the params alone.
+    width: static.
+
+  Returns:
+    The slices, in collections as in `selected`, and for every parameter in how
+    many groups its last axis was sliced (ints, not arrays).
+  """
   images = _images(_SMALL)
   _, sown = model.apply(
     selected,
     jnp.zeros(images.shape, images.dtype),
     width=width,
-    mutable=[f'active_{name}' for name in selected],
+    mutable=[
+      *(f'active_{name}' for name in selected),
+      *(name for name in PRIVATE if name not in selected),
+      'active_groups',
+    ],
   )
-  return sown
+  slices = {name: sown[f'active_{name}'] for name in selected}
+  return slices, sown['active_groups']
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames='width')
+def _active(model, selected, *, width):
+  return take_switch(model, selected, width=width)[0]
 
 
 def _images(image_size: int | tuple[int, int]) -> jax.ShapeDtypeStruct:

@@ -16,6 +16,7 @@ from slimjax.depthwise import depthwise_conv
 from slimjax.layers import SlimConv
 from slimjax.layers import SlimDense
 from slimjax.layers import SwitchableBatchNorm
+from slimjax.pointwise import pointwise_conv
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 
@@ -428,11 +429,11 @@ def test_bfloat16_network_has_float32_logits_statistics_and_parameters():
   assert 1e-4 < error < 0.1
 
 
-# The depthwise kernel.
+# The depthwise and the pointwise kernel.
 
 
-def native(inputs, kernel, *, strides, padding, dilation=(1, 1)):
-  groups = inputs.shape[-1]
+def native(inputs, kernel, *, strides, padding='VALID', dilation=(1, 1)):
+  groups = inputs.shape[-1] // kernel.shape[2]
   return convolve(inputs, kernel, strides, padding, dilation, groups)
 
 
@@ -475,15 +476,36 @@ def test_depthwise_kernel_and_its_gradients(
     np.testing.assert_allclose(actual, value, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize('platform', ['cuda', 'tpu', 'cpu'])
-def test_only_cpu_computes_depthwise_by_shifts(platform):
-  geometry = {'strides': (2, 2), 'padding': ((1, 1), (1, 1))}
+@pytest.mark.parametrize('strides', [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.usefixtures('x64')
+def test_pointwise_kernel_and_its_gradients(strides):
+  inputs = jnp.asarray(normal(0, 2, 7, 10, 6))
+  kernel = jnp.asarray(normal(1, 1, 1, 6, 5))
+  geometry = {'strides': strides}
+  ours = gradients_of(pointwise_conv, inputs, kernel, geometry)
+  expected = gradients_of(native, inputs, kernel, geometry)
+  for actual, value in zip(ours, expected, strict=True):
+    np.testing.assert_allclose(actual, value, rtol=0, atol=1e-11)
 
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu', 'cpu'])
+@pytest.mark.parametrize(
+  'conv, shape, geometry',
+  [
+    (
+      depthwise_conv,
+      (3, 3, 1, 6),
+      {'strides': (2, 2), 'padding': ((1, 1), (1, 1))},
+    ),
+    (pointwise_conv, (1, 1, 6, 4), {'strides': (2, 2)}),
+  ],
+)
+def test_only_cpu_has_formulations_of_its_own(conv, shape, geometry, platform):
   def both(inputs, kernel):
-    return gradients_of(depthwise_conv, inputs, kernel, geometry)
+    return gradients_of(conv, inputs, kernel, geometry)
 
   inputs = jax.ShapeDtypeStruct((2, 9, 9, 6), jnp.float32)
-  kernel = jax.ShapeDtypeStruct((3, 3, 1, 6), jnp.float32)
+  kernel = jax.ShapeDtypeStruct(shape, jnp.float32)
   traced = jax.jit(both).trace(inputs, kernel)
   program = traced.lower(lowering_platforms=(platform,)).as_text()
   # One forward, one for each gradient.
