@@ -219,8 +219,8 @@ class SlimConv(nn.Module):
       outputs = depthwise_conv(
         inputs, kernel, strides=strides, padding=padding, dilation=dilation
       )
-    elif kernel_size == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
-      outputs = pointwise_conv(inputs, kernel, strides=strides)
+    elif kernel_size == (1, 1) and padding == ((0, 0), (0, 0)):
+      outputs = pointwise_conv(inputs, kernel, strides=strides, groups=groups)
     else:
       outputs = lax.conv_general_dilated(
         inputs,

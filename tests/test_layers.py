@@ -477,12 +477,15 @@ def test_depthwise_kernel_and_its_gradients(
 
 
 @pytest.mark.parametrize('strides', [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize('groups', [1, 3])
 @pytest.mark.usefixtures('x64')
-def test_pointwise_kernel_and_its_gradients(strides):
+def test_pointwise_kernel_and_its_gradients(strides, groups):
   inputs = jnp.asarray(normal(0, 2, 7, 10, 6))
-  kernel = jnp.asarray(normal(1, 1, 1, 6, 5))
+  kernel = jnp.asarray(normal(1, 1, 1, 6 // groups, 9))
   geometry = {'strides': strides}
-  ours = gradients_of(pointwise_conv, inputs, kernel, geometry)
+  ours = gradients_of(
+    functools.partial(pointwise_conv, groups=groups), inputs, kernel, geometry
+  )
   expected = gradients_of(native, inputs, kernel, geometry)
   for actual, value in zip(ours, expected, strict=True):
     np.testing.assert_allclose(actual, value, rtol=0, atol=1e-11)

@@ -324,7 +324,7 @@ def test_non_finite_steps_are_named_before_they_are_summed():
     window.add(6, metrics())
     window.add(7, metrics(**bad))
     with pytest.raises(NonFiniteError, match=says):
-      window.read(4)
+      window.read(lambda: 4)
 
 
 # Files.
