@@ -4,10 +4,9 @@ Parameters have their full size; a call says how many output channels are
 active, and the active input channels are those of the input. This is the only
 module that slices parameters. A count that is a Python int slices.
 
-Every layer also sows what it used: the slices, in the collections
-`active_params`, `active_norm`, `active_batch_stats`, and in how many groups it
-sliced, in `active_groups`. A stand-alone network is made from these, and its
-gradient put back by these, not from a second description of the network.
+Every layer also sows what it used (the slices, in the collections
+`active_params`, `active_norm`, `active_batch_stats`), so that a stand-alone
+network is made from the same slices, not from a second description of them.
 """
 
 from collections.abc import Callable
@@ -57,33 +56,13 @@ def take_active(
 def put_active(
   array: jax.Array, values: jax.Array, groups: int = 1
 ) -> jax.Array:
-  """`array` with its active entries replaced: those that `take_active` took.
-
-  The leading entries of every axis, and of each of `groups` equal parts of the
-  last one.
-  """
+  """`array` [c] with its active entries (see `take_active`) replaced."""
   if values.shape == array.shape:
     return values
-  *before, last = array.shape
-  *before_active, active = values.shape
-  split = array.reshape(*before, groups, last // groups)
-  values = values.reshape(*before_active, groups, active // groups)
+  split = array.reshape(groups, -1)
   return lax.dynamic_update_slice(
-    split, values.astype(array.dtype), (0,) * split.ndim
+    split, values.reshape(groups, -1).astype(array.dtype), (0, 0)
   ).reshape(array.shape)
-
-
-def add_active(
-  array: jax.Array, values: jax.Array, groups: int = 1
-) -> jax.Array:
-  """`array` with `values` added to its active entries, see `put_active`."""
-  if values.shape == array.shape:
-    return array + values
-  active = array
-  for axis, count in enumerate(values.shape[:-1]):
-    active = take_active(active, axis, count)
-  active = take_active(active, array.ndim - 1, values.shape[-1], groups)
-  return put_active(array, active + values, groups)
 
 
 def _param(module, name, init, shape):
@@ -97,12 +76,15 @@ def _param(module, name, init, shape):
   return module.param(name, init, shape, jnp.float32)
 
 
-def _sow(module, collection, name, value, groups=1):
+def _sow(module, collection, name, value):
   """Records what the layer uses of a variable (see the module's docstring)."""
-  replace = {'init_fn': lambda: None, 'reduce_fn': lambda _, new: new}
-  module.sow(f'active_{collection}', name, value, **replace)
-  if collection == 'params':
-    module.sow('active_groups', name, groups, **replace)
+  module.sow(
+    f'active_{collection}',
+    name,
+    value,
+    init_fn=lambda: None,
+    reduce_fn=lambda _, new: new,
+  )
   return value
 
 
@@ -210,8 +192,7 @@ class SlimConv(nn.Module):
     # [kh, kw, in / groups, out], active channels only
     kernel = take_active(kernel, 2, channels // groups)
     kernel = take_active(kernel, 3, features, self.out_blocks)
-    kernel = _sow(self, 'params', 'kernel', kernel, self.out_blocks)
-    kernel = kernel.astype(self.dtype)
+    kernel = _sow(self, 'params', 'kernel', kernel).astype(self.dtype)
     inputs = inputs.astype(self.dtype)
     strides, dilation = _pair(self.strides), _pair(self.dilation)
     padding = _padding(self.padding, kernel_size, dilation)
@@ -234,8 +215,8 @@ class SlimConv(nn.Module):
     if self.use_bias:
       bias = _param(self, 'bias', self.bias_init, (self.features,))
       bias = take_active(bias, 0, features, self.out_blocks)
-      bias = _sow(self, 'params', 'bias', bias, self.out_blocks)
-      outputs += bias.astype(self.dtype).reshape(1, 1, 1, -1)
+      bias = _sow(self, 'params', 'bias', bias).astype(self.dtype)
+      outputs += bias.reshape(1, 1, 1, -1)
     return outputs
 
 

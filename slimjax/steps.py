@@ -31,14 +31,12 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from slimjax.layers import add_active
 from slimjax.losses import cross_entropy
 from slimjax.losses import soft_cross_entropy
 from slimjax.metrics import classification_metrics
 from slimjax.models.common import SlimNet
 from slimjax.train_state import TrainState
 from slimjax.variables import select
-from slimjax.variables import take_switch
 from slimjax.widths import Width
 
 AXIS = 'data'
@@ -260,17 +258,13 @@ def _gradient_program(
 ):
   """Loss and gradient of one width on one device's share of the batch."""
   first = width == model.ordered_widths[-1]
-  # The stand-alone network of the width: its gradient has the active size, and
-  # is added in place. That of the slices would be padded to the full size.
-  small = model.clone(widths=(width,))
 
   def gradient(params, norm, batch_stats, batch, carry):
     carry = {**carry}
     labels = batch['label']
-    slices, groups = take_switch(model, {'params': params}, width=width)
 
     def loss_fn(trainable):
-      logits, new = small.apply(
+      logits, new = model.apply(
         {**trainable, 'batch_stats': batch_stats},
         batch['image'],
         width=width,
@@ -286,17 +280,16 @@ def _gradient_program(
     # Varying, or every gradient would be summed over the devices on its own.
     trainable, batch_stats = jax.tree.map(
       lambda x: lax.pcast(x, AXIS, to='varying'),
-      ({**slices, 'norm': norm}, batch_stats),
+      ({'params': params, 'norm': norm}, batch_stats),
     )
     gradients, (logits, losses, new_stats) = jax.grad(loss_fn, has_aux=True)(
       trainable
     )
     if not first:
       gradients['params'] = jax.tree.map(
-        lambda total, new, groups: add_active(total[0], new, groups),
+        lambda total, new: total[0] + new,
         carry['gradient'],
         gradients['params'],
-        groups,
       )
     elif inplace_distillation:
       carry['teacher'] = jax.nn.softmax(logits)

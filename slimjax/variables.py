@@ -148,10 +148,11 @@ def extract(
   switch = switch_name(width)
   selected = select(variables, switch)
 
-  small = dict(_active(model, selected, width=width))
+  sown = _active(model, selected, width=width)
+  small = {'params': sown['active_params']}
   for collection in PRIVATE:
-    if collection in small:
-      small[collection] = {switch: small[collection]}
+    if collection in selected:
+      small[collection] = {switch: sown[f'active_{collection}']}
   return model.clone(widths=(width,)), small
 
 
@@ -205,40 +206,17 @@ def fold_batch_norm(
 _SMALL = 64
 
 
-def take_switch(
-  model: SlimNet, selected: Variables, *, width: Width
-) -> tuple[dict[str, Any], Any]:
-  """What a width uses of one switch's variables; for use inside `jax.jit`.
-
-  The layers say so. The rest of the network is dead code to the compiler.
-
-  Args:
-    model: the slimmable network.
-    selected: from `select`, or the params alone.
-    width: static.
-
-  Returns:
-    The slices, in collections as in `selected`, and for every parameter in how
-    many groups its last axis was sliced (ints, not arrays).
-  """
+@functools.partial(jax.jit, static_argnums=0, static_argnames='width')
+def _active(model, selected, *, width):
+  """What each layer uses; the layers say so, all else is dead code."""
   images = _images(_SMALL)
   _, sown = model.apply(
     selected,
     jnp.zeros(images.shape, images.dtype),
     width=width,
-    mutable=[
-      *(f'active_{name}' for name in selected),
-      *(name for name in PRIVATE if name not in selected),
-      'active_groups',
-    ],
+    mutable=[f'active_{name}' for name in selected],
   )
-  slices = {name: sown[f'active_{name}'] for name in selected}
-  return slices, sown['active_groups']
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames='width')
-def _active(model, selected, *, width):
-  return take_switch(model, selected, width=width)[0]
+  return sown
 
 
 def _images(image_size: int | tuple[int, int]) -> jax.ShapeDtypeStruct:
