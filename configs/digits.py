@@ -1,4 +1,10 @@
-"""S-MobileNet v1 on handwritten digits: the whole system in minutes."""
+"""S-MobileNet v1 on handwritten digits: the whole system in minutes.
+
+Command: python -m slimjax.train --config=configs/digits.py --workdir=DIR
+Source: the recipe is our own; the data come with scikit-learn.
+Expected top-1 error: 0.6 / 0.3 / 0.6 / 1.4 % at 1 / 0.75 / 0.5 / 0.25.
+Expected time: 162 s on 2 cores of an AMD EPYC (experiments/digits).
+"""
 
 from ml_collections import config_dict
 
