@@ -180,7 +180,8 @@ def test_checkpoints_hold_the_state_as_it_was_when_saved(run):
       for step in copies
     }
     assert checkpoints.latest == 2 * STEPS
-    assert checkpoints.best == min(errors, key=errors.get)
+    # Two evaluations may tie.
+    assert errors[checkpoints.best] == min(errors.values())
     for step in {checkpoints.latest, checkpoints.best}:
       like = replicate(copies[step], data_mesh())
       state, position = checkpoints.restore(step, like)
