@@ -10,7 +10,9 @@ One training step is a few compiled programs:
 
 One program for all widths would hold the activations of several at a time, as
 its scheduler is free to interleave them. Programs run one after another, so the
-largest bounds the memory on every backend, and each compiles apart.
+largest bounds the memory on every backend, and each compiles apart. On CPU they
+are scheduled for memory: its default would keep every layer's gradient until
+the end.
 
 Between programs an array private to a device has a leading axis of devices.
 """
@@ -51,6 +53,12 @@ def data_mesh(devices: list | None = None) -> Mesh:
   return jax.make_mesh(
     (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
   )
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, Any] | None:
+  if mesh.devices.flat[0].platform != 'cpu':
+    return None
+  return {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -197,7 +205,9 @@ def make_train_step(
       in_specs=(P(), P(), P(), P(AXIS), P(AXIS)),
       out_specs=P(AXIS),
     )
-    return jax.jit(mapped, donate_argnums=4)
+    return jax.jit(
+      mapped, donate_argnums=4, compiler_options=_compiler_options(mesh)
+    )
 
   def update(state, gradient, private):
     average = jax.shard_map(
@@ -236,6 +246,7 @@ def make_train_step(
       update,
       donate_argnums=0,
       out_shardings=replicated,
+      compiler_options=_compiler_options(mesh),
     ),
   )
 

@@ -127,6 +127,14 @@ def main():
       'widest alone, one program': ordinary_step(alone, optimizer).lower(
         *shapes(alone, optimizer, mesh, *size)
       ),
+      **{
+        f'widest alone, {program}': lowered
+        for program, lowered in steps.make_train_step(
+          alone, optimizer, schedule, mesh
+        )
+        .lower(*shapes(alone, optimizer, mesh, *size))
+        .items()
+      },
       'four widths, one program': joint_gradient(slim).lower(*inputs),
       **steps.make_train_step(slim, optimizer, schedule, mesh).lower(*inputs),
     }
