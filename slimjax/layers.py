@@ -18,8 +18,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from slimjax.batch_norm import batch_norm_train
+from slimjax.convolution import convolve
 from slimjax.depthwise import depthwise_conv
-from slimjax.pointwise import pointwise_conv
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]] | None
 
@@ -200,17 +200,14 @@ class SlimConv(nn.Module):
       outputs = depthwise_conv(
         inputs, kernel, strides=strides, padding=padding, dilation=dilation
       )
-    elif kernel_size == (1, 1) and padding == ((0, 0), (0, 0)):
-      outputs = pointwise_conv(inputs, kernel, strides=strides, groups=groups)
     else:
-      outputs = lax.conv_general_dilated(
+      outputs = convolve(
         inputs,
         kernel,
-        strides,
-        padding,
-        rhs_dilation=dilation,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=groups,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
       )
     if self.use_bias:
       bias = _param(self, 'bias', self.bias_init, (self.features,))

@@ -296,22 +296,20 @@ def _gradient_program(
     gradients, (logits, losses, new_stats) = jax.grad(loss_fn, has_aux=True)(
       trainable
     )
-    if not first:
-      gradients['params'] = jax.tree.map(
-        lambda total, new: total[0] + new,
-        carry['gradient'],
-        gradients['params'],
-      )
-    elif inplace_distillation:
+    if inplace_distillation and first:
       carry['teacher'] = jax.nn.softmax(logits)
     private = {
       'norm': gradients['norm'],
       'batch_stats': new_stats,
       'metrics': classification_metrics(logits, labels, losses),
     }
-    carry['gradient'], private = jax.tree.map(
+    new_gradient, private = jax.tree.map(
       lambda x: x[None], (gradients['params'], private)
     )
+    if not first:
+      # Of the carry's own shape: XLA adds in place then, without a copy.
+      new_gradient = jax.tree.map(jnp.add, carry['gradient'], new_gradient)
+    carry['gradient'] = new_gradient
     return carry, private
 
   return gradient

@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).parents[1] / 'slimjax'
 # Each module imports only what stands above it.
 ORDER = (
   'widths',
+  'convolution',
   'depthwise',
-  'pointwise',
   'batch_norm',
   'layers',
   'losses',

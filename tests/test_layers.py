@@ -12,11 +12,11 @@ import pytest
 
 import slimjax
 from slimjax.batch_norm import batch_norm_train
+from slimjax.convolution import convolve as slim_convolve
 from slimjax.depthwise import depthwise_conv
 from slimjax.layers import SlimConv
 from slimjax.layers import SlimDense
 from slimjax.layers import SwitchableBatchNorm
-from slimjax.pointwise import pointwise_conv
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 
@@ -429,7 +429,7 @@ def test_bfloat16_network_has_float32_logits_statistics_and_parameters():
   assert 1e-4 < error < 0.1
 
 
-# The depthwise and the pointwise kernel.
+# The kernels of their own on CPU.
 
 
 def native(inputs, kernel, *, strides, padding='VALID', dilation=(1, 1)):
@@ -484,8 +484,31 @@ def test_pointwise_kernel_and_its_gradients(strides, groups):
   kernel = jnp.asarray(normal(1, 1, 1, 6 // groups, 9))
   geometry = {'strides': strides}
   ours = gradients_of(
-    functools.partial(pointwise_conv, groups=groups), inputs, kernel, geometry
+    functools.partial(slim_convolve, groups=groups), inputs, kernel, geometry
   )
+  expected = gradients_of(native, inputs, kernel, geometry)
+  for actual, value in zip(ours, expected, strict=True):
+    np.testing.assert_allclose(actual, value, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+  'size, strides, dilation, padding, image',
+  [
+    ((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), (2, 2)),
+    ((3, 3), (2, 2), (1, 1), ((1, 1), (1, 1)), (5, 8)),
+    ((3, 3), (1, 1), (2, 2), ((2, 2), (2, 2)), (4, 3)),
+    ((5, 1), (2, 1), (1, 2), ((2, 1), (0, 3)), (5, 3)),
+    ((3, 3), (1, 1), (1, 1), ((-1, 0), (0, -1)), (6, 7)),
+  ],
+)
+@pytest.mark.usefixtures('x64')
+def test_kernel_for_small_maps_and_its_gradients(
+  size, strides, dilation, padding, image
+):
+  geometry = {'strides': strides, 'padding': padding, 'dilation': dilation}
+  inputs = jnp.asarray(normal(0, 2, *image, 6))
+  kernel = jnp.asarray(normal(1, *size, 6, 9))
+  ours = gradients_of(slim_convolve, inputs, kernel, geometry)
   expected = gradients_of(native, inputs, kernel, geometry)
   for actual, value in zip(ours, expected, strict=True):
     np.testing.assert_allclose(actual, value, rtol=0, atol=1e-11)
@@ -500,7 +523,8 @@ def test_pointwise_kernel_and_its_gradients(strides, groups):
       (3, 3, 1, 6),
       {'strides': (2, 2), 'padding': ((1, 1), (1, 1))},
     ),
-    (pointwise_conv, (1, 1, 6, 4), {'strides': (2, 2)}),
+    (slim_convolve, (1, 1, 6, 4), {'strides': (2, 2)}),
+    (slim_convolve, (3, 3, 6, 4), {'strides': (3, 3)}),
   ],
 )
 def test_only_cpu_has_formulations_of_its_own(conv, shape, geometry, platform):
