@@ -339,12 +339,8 @@ def _read(checkpoint: str | os.PathLike | Arrays) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
       return dict(file)
   if path.endswith('.safetensors'):
-    try:
-      from safetensors.numpy import load_file
-    except ImportError as error:
-      raise ImportError(
-        "safetensors files need the package: pip install 'slimjax[torch]'"
-      ) from error
+    from safetensors.numpy import load_file
+
     return load_file(path)
   try:
     import torch

@@ -173,7 +173,8 @@ def fold_batch_norm(
     ({'params': ...} alone).
 
   Raises:
-    ValueError: the model has several widths.
+    ValueError: the model has several widths, or norms that do not follow a
+      convolution (in a `ConvNorm`).
   """
   if len(model.widths) != 1:
     raise ValueError(
@@ -181,6 +182,12 @@ def fold_batch_norm(
       ' extract one first'
     )
   selected = select(variables, switch_name(model.widths[0]))
+  alone = lone_norms(selected['params'], selected['norm'])
+  if alone:
+    raise ValueError(
+      'only the norm of a ConvNorm folds into its convolution, not'
+      f' {", ".join(alone)}'
+    )
 
   def fold(params, norm, stats):
     if 'norm' in norm:  # a ConvNorm: its children are `conv` and `norm`
@@ -200,6 +207,24 @@ def fold_batch_norm(
 
   folded = fold(selected['params'], selected['norm'], selected['batch_stats'])
   return model.clone(folded=True), {'params': folded}
+
+
+def lone_norms(params: Variables, norm: Variables) -> list[str]:
+  """Paths of the norms that are not a `ConvNorm`'s.
+
+  Args:
+    params: of a network.
+    norm: of one switch of it.
+  """
+  found = []
+  for name, child in norm.items():
+    if not isinstance(next(iter(child.values())), Mapping):  # scale, bias
+      if name != 'norm' or 'conv' not in params:
+        found.append(name)
+    else:
+      inner = lone_norms(params.get(name, {}), child)
+      found += [f'{name}/{path}' for path in inner]
+  return found
 
 
 # Large enough for every family's maps to stay non-empty.

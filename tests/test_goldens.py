@@ -82,6 +82,17 @@ def test_several_widths_do_not_fold():
     slimjax.fold_batch_norm(model, {})
 
 
+def test_norms_that_follow_no_convolution_do_not_fold():
+  model = slimjax.create_model('resnet14', num_classes=3, widths=(0.25,))
+  variables = {
+    'params': {'block': {'dense': {'kernel': 1}}},
+    'norm': {'w025': {'block': {'norm': {'scale': 1, 'bias': 0}}}},
+    'batch_stats': {'w025': {'block': {'norm': {'mean': 0, 'var': 1}}}},
+  }
+  with pytest.raises(ValueError, match='not block/norm'):
+    slimjax.fold_batch_norm(model, variables)
+
+
 # Ordinary networks, of Flax's own layers and with channel counts of their own.
 
 

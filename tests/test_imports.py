@@ -37,6 +37,17 @@ ORDER = (
   'reporting',
   'evaluate',
   'train',
+  'runtime.bundle',
+  'runtime.table',
+  'runtime.measuring',
+  'runtime.network',
+  'runtime.controller',
+  'runtime.report',
+  'runtime.onnx_graph',
+  'runtime.writer',
+  'runtime',
+  'export',
+  'benchmark',
 )
 
 

@@ -12,6 +12,8 @@ from slimjax.data.preprocess import random_affine
 
 NUM_CLASSES = 10
 IMAGE_SIZE = 32
+CLASS_NAMES = tuple('0123456789')
+PREPROCESSING = '(images / 255 - 0.31) / 0.33'
 _TEST = 360
 
 

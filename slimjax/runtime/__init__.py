@@ -1,0 +1,44 @@
+"""The runtime: one artefact, any width, chosen by measurement.
+
+```
+export(model, variables, 'BUNDLE', image_size=32)     a folder
+net = load('BUNDLE')                                  net(images, width=0.5)
+table = net.benchmark()                               on this device
+controller = Controller(table, budget_ms=5.0)         controller.pick()
+```
+
+Only `export` imports the source of models.
+"""
+
+from typing import Any
+from typing import TYPE_CHECKING
+
+from slimjax.runtime.bundle import BundleError
+from slimjax.runtime.bundle import Manifest
+from slimjax.runtime.controller import Controller
+from slimjax.runtime.measuring import measure
+from slimjax.runtime.network import load
+from slimjax.runtime.network import Network
+from slimjax.runtime.table import Table
+
+if TYPE_CHECKING:
+  from slimjax.runtime.writer import export
+
+__all__ = [
+  'BundleError',
+  'Controller',
+  'Manifest',
+  'Network',
+  'Table',
+  'export',
+  'load',
+  'measure',
+]
+
+
+def __getattr__(name: str) -> Any:
+  if name == 'export':
+    from slimjax.runtime.writer import export
+
+    return export
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,279 @@
+"""Chooses the width of each request: `slimjax.runtime.Controller`."""
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import math
+import time
+
+from slimjax.runtime.table import candidates
+from slimjax.runtime.table import Row
+from slimjax.runtime.table import Table
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+# Requests that the estimate of the present speed is made of, at most, and
+# seconds after which one says nothing any more.
+_WINDOW = 32
+_STALE_S = 10.0
+# Requests at a width before a wider one is tried.
+_SETTLE = 12
+# A wider width is tried when it is expected to take this share of the budget.
+_HEADROOM = 0.9
+# Misses, less the hits that excuse them, at which a thinner width is taken.
+_PATIENCE = 2.5
+# Seconds for which a width that failed is not tried again: at first, at most.
+_BACKOFF_S = (1.0, 60.0)
+
+
+@dataclasses.dataclass
+class _Trial:
+  """How a width fared when it was tried.
+
+  Attributes:
+    backoff_s: for how long it is left alone if it fails again.
+    not_before: clock at which it may be tried again.
+  """
+
+  backoff_s: float = _BACKOFF_S[0]
+  not_before: float = -math.inf
+
+
+class Controller:
+  """The best width whose latency stays within a budget, as load changes.
+
+  ```
+  width = controller.pick()
+  ...                               # answer a request at this width, timed
+  controller.observe(latency_ms)
+  ```
+
+  It starts from what was measured (`Table`). A device that is busy or hot takes
+  longer: the median of the last requests beside the table's says how many times
+  as long, their tail what comes on top, and both are expected of the other
+  widths too. A width that misses the budget more often than `quantile` allows
+  is left for the widest thinner one that is expected to hold it. A wider one
+  is taken when it is expected to hold the budget with room to spare; if it
+  fails, it is left alone for twice as long as the last time.
+
+  Not thread-safe: one controller a stream of requests, or a lock around it.
+  """
+
+  def __init__(
+    self,
+    table: Table | Sequence[Row],
+    *,
+    budget_ms: float,
+    quantile: float = 0.95,
+    memory_mb: float | None = None,
+    min_accuracy: float | None = None,
+    batch_size: int = 1,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """
+    Args:
+      table: from `slimjax.benchmark`, or rows of one batch size.
+      budget_ms: for a request.
+      quantile: of the requests, to be within the budget.
+      memory_mb: for the prepared weights and the peak temporary memory of the
+        width in use.
+      min_accuracy: percent (100 - error); no worse width is taken, even if
+        none that is left holds the budget.
+      batch_size: of the requests.
+      clock: seconds.
+
+    Raises:
+      ValueError: an argument is out of range, or the table lacks what a
+        constraint needs.
+    """
+    if not (math.isfinite(budget_ms) and budget_ms > 0):
+      raise ValueError(f'budget_ms must be above zero, got {budget_ms}')
+    if not 0.5 <= quantile < 1:
+      raise ValueError(f'quantile must be in [0.5, 1), got {quantile}')
+    if isinstance(table, Table):
+      table = table.of_batch(batch_size)
+    self.budget_ms = budget_ms
+    self.quantile = quantile
+    self._clock = clock
+    self._notes: list[str] = []
+    allowed = self._within_memory(list(table), memory_mb)
+    allowed = self._accurate(allowed, min_accuracy)
+    # Fastest first; what is dominated is never taken.
+    self._rows = candidates(allowed)
+    self._index = self._best_of_table()
+    self._ratios: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+    self._strikes = 0.0
+    self._since = 0  # requests at this width
+    self._trials = [_Trial() for _ in self._rows]
+    self._tried = (
+      False  # this width was gone up to, and has yet to prove itself
+    )
+
+  def _within_memory(self, rows, memory_mb):
+    if memory_mb is None:
+      return rows
+    unknown = [row.width for row in rows if row.peak_bytes is None]
+    if unknown:
+      raise ValueError(
+        f'memory_mb, but the table has no peak memory of {unknown}'
+        " (onnxruntime does not tell; the backend 'jax' does)"
+      )
+    fitting = [row for row in rows if row.peak_bytes <= 1e6 * memory_mb]
+    if not fitting:
+      fitting = [min(rows, key=lambda row: row.peak_bytes)]
+      self._notes.append(
+        f'no width fits into {memory_mb:g} MB; the smallest,'
+        f' {fitting[0].width}, takes {fitting[0].peak_bytes / 1e6:.1f} MB'
+      )
+    return fitting
+
+  def _accurate(self, rows, min_accuracy):
+    if min_accuracy is None:
+      return rows
+    if not 0 <= min_accuracy <= 100:
+      raise ValueError(
+        f'min_accuracy must be in percent, 0 to 100, got {min_accuracy}'
+      )
+    unknown = [row.width for row in rows if row.error is None]
+    if unknown:
+      raise ValueError(
+        f'min_accuracy, but the table has no errors of {unknown}'
+      )
+    fitting = [row for row in rows if 100 - row.error >= min_accuracy]
+    if not fitting:
+      fitting = [min(rows, key=lambda row: row.error)]
+      self._notes.append(
+        f'no width that is left is right {min_accuracy:g} % of the time; the'
+        f' best, {fitting[0].width}, is {100 - fitting[0].error:.2f} %'
+      )
+    return fitting
+
+  def _best_of_table(self) -> int:
+    fitting = [
+      i
+      for i, row in enumerate(self._rows)
+      if row.quantile_ms(self.quantile) <= self.budget_ms
+    ]
+    return max(fitting, default=0)
+
+  @property
+  def widths(self) -> tuple[Width, ...]:
+    """That may be picked, fastest first."""
+    return tuple(row.width for row in self._rows)
+
+  def pick(self) -> Width:
+    """The width for the next request."""
+    return self._rows[self._index].width
+
+  def observe(self, latency_ms: float, width: Width | None = None) -> None:
+    """Tells how long a request took.
+
+    Args:
+      latency_ms: of a request at the width picked last.
+      width: it was answered at, if another one: requests that were under way
+        when the pick changed only tell how fast the device is.
+
+    Raises:
+      ValueError: the latency is no positive number.
+    """
+    if not (math.isfinite(latency_ms) and latency_ms > 0):
+      raise ValueError(f'latency_ms must be above zero, got {latency_ms}')
+    now = self._clock()
+    row = self._rows[self._index]
+    if width is not None and canonical(width) != row.width:
+      return
+    self._forget(now)
+    self._ratios.append((now, latency_ms / row.p50_ms))
+    self._since += 1
+    if latency_ms > self.budget_ms:
+      self._strikes += 1
+    else:
+      # In balance where just as many miss as may.
+      excuse = (1 - self.quantile) / self.quantile
+      self._strikes = max(0.0, self._strikes - excuse)
+    if self._strikes >= _PATIENCE:
+      self._step_down(now)
+    elif self._since >= _SETTLE and self._strikes < 1:
+      if self._tried and self._since >= 2 * _WINDOW:
+        self._tried = False
+        trial = self._trials[self._index]
+        trial.backoff_s = max(trial.backoff_s / 2, _BACKOFF_S[0])
+      self._step_up(now)
+
+  def _forget(self, now):
+    while self._ratios and now - self._ratios[0][0] > _STALE_S:
+      self._ratios.popleft()
+
+  def _slowdown(self, last: int) -> tuple[float, float]:
+    """Of the last requests: the median ratio, and the tail's on top of it."""
+    ratios = sorted(ratio for _, ratio in list(self._ratios)[-last:])
+    if not ratios:
+      return 1.0, 0.0
+    median = ratios[(len(ratios) - 1) // 2]
+    tail = ratios[math.ceil(self.quantile * len(ratios)) - 1]
+    return median, tail - median
+
+  def _expected_ms(self, index: int, last: int = _WINDOW) -> float:
+    """At the quantile, of a width, if the device stays as it is."""
+    median, tail = self._slowdown(last)
+    here, there = self._rows[self._index], self._rows[index]
+    if not self._ratios:
+      return there.quantile_ms(self.quantile)
+    # A slow device is slower in proportion; an interruption lasts as long.
+    return there.p50_ms * median + here.p50_ms * tail
+
+  def _step_down(self, now):
+    if self._index == 0:
+      self._strikes = _PATIENCE  # as bad as can be; nothing to flee to
+      return
+    if self._tried:
+      trial = self._trials[self._index]
+      trial.not_before = now + trial.backoff_s
+      trial.backoff_s = min(2 * trial.backoff_s, _BACKOFF_S[1])
+    # What it takes now, not over the window: the load has just changed.
+    median, _ = self._slowdown(5)
+    fitting = [
+      i
+      for i in range(self._index)
+      if self._rows[i].p50_ms * median <= _HEADROOM * self.budget_ms
+    ]
+    self._go(max(fitting, default=0), tried=False)
+
+  def _step_up(self, now):
+    fitting = [
+      i
+      for i in range(self._index + 1, len(self._rows))
+      if now >= self._trials[i].not_before
+      and self._expected_ms(i) <= _HEADROOM * self.budget_ms
+    ]
+    if fitting:
+      self._go(max(fitting), tried=True)
+
+  def _go(self, index, *, tried):
+    # The ratios stay: they are of the device, not of the width.
+    self._index = index
+    self._strikes = 0.0
+    self._since = 0
+    self._tried = tried
+
+  def explain(self) -> str:
+    """Why the width is what it is, one line a width."""
+    self._forget(self._clock())
+    median, _ = self._slowdown(_WINDOW)
+    lines = [
+      f'{100 * self.quantile:g} % of requests within {self.budget_ms:g} ms; the'
+      f' device takes {median:.2f} times what the table says'
+      f' ({len(self._ratios)} requests)',
+      *self._notes,
+    ]
+    expected = [self._expected_ms(i) for i in range(len(self._rows))]
+    if min(expected) > self.budget_ms:
+      lines.append('no width meets the budget; the fastest is the least bad')
+    for i, (row, ms) in enumerate(zip(self._rows, expected, strict=True)):
+      error = '' if row.error is None else f', {row.error:.2f} % error'
+      wait = self._trials[i].not_before - self._clock()
+      note = f', failed: not for {wait:.1f} s' if wait > 0 else ''
+      mark = '->' if i == self._index else '  '
+      lines.append(f'{mark} {row.width}: {ms:.2f} ms expected{error}{note}')
+    return '\n'.join(lines)

@@ -1,0 +1,163 @@
+"""Measures a network on this device: `slimjax.runtime.measure`."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import datetime
+import importlib.metadata
+import platform
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from slimjax.runtime import bundle
+from slimjax.runtime.table import QUANTILES
+from slimjax.runtime.table import Row
+from slimjax.runtime.table import Table
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+# Of the calls in a turn, after the first, which finds the caches cold.
+_CALLS = 10
+_RESAMPLES = 400
+
+
+def measure(
+  network: Any,
+  *,
+  widths: Sequence[Width] = (),
+  batch_sizes: Sequence[int] = (1,),
+  rounds: int = 30,
+  on_round: Callable[[int, int], None] | None = None,
+) -> Table:
+  """Times requests at every width, from images on the host to logits there.
+
+  Each round takes turns over all widths and batch sizes, in another order each
+  time, so that what drifts (temperature, other programs) hits them alike. A
+  turn is one request that is not counted and ten that are. Confidence
+  intervals resample whole turns, since what disturbs a request lasts.
+
+  Args:
+    network: a `Network`, from `slimjax.runtime.load`.
+    widths: to measure; all that are loaded unless told.
+    batch_sizes: images in a request.
+    rounds: turns of each width; at least 3.
+    on_round: told (rounds done, rounds) after each.
+
+  Raises:
+    ValueError: no such width or batch size, or too few rounds.
+  """
+  if rounds < 3:
+    raise ValueError(f'rounds must be at least 3, got {rounds}')
+  chosen = [canonical(w) for w in widths] or list(network.widths)
+  manifest = network.manifest
+  documented = bundle.PREPROCESS in manifest.files
+  dtype = 'uint8' if documented else 'float32'
+  random = np.random.default_rng(0)
+  requests = {
+    batch_size: _images(random, batch_size, manifest.image_size, dtype)
+    for batch_size in batch_sizes
+  }
+  cells = [(width, size) for width in chosen for size in batch_sizes]
+  for width, size in cells:  # compile, prepare, warm up
+    for _ in range(3):
+      np.asarray(network(requests[size], width=width))
+  times: dict[Any, list[list[float]]] = {cell: [] for cell in cells}
+  for done in range(rounds):
+    for index in random.permutation(len(cells)):
+      width, size = cells[index]
+      images = requests[size]
+      np.asarray(network(images, width=width))
+      turn = []
+      for _ in range(_CALLS):
+        start = time.perf_counter()
+        np.asarray(network(images, width=width))
+        turn.append(time.perf_counter() - start)
+      times[width, size].append(turn)
+    if on_round is not None:
+      on_round(done + 1, rounds)
+  return Table(
+    rows=tuple(
+      _row(network, width, size, dtype, 1e3 * np.asarray(times[width, size]))
+      for width, size in cells
+    ),
+    device=describe_device(network.backend),
+    backend=network.backend,
+    measured=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    versions=_versions(network.backend),
+  )
+
+
+def _images(random, batch_size, image_size, dtype):
+  shape = (batch_size, *image_size, 3)
+  if dtype == 'uint8':
+    return random.integers(0, 256, shape, dtype=np.uint8)
+  return random.standard_normal(shape, dtype=np.float32)
+
+
+def _row(network, width, size, dtype, times) -> Row:
+  entry = network.manifest.entry(width)
+  compiled = network.compiled(width, size, dtype)
+  levels = np.quantile(times, QUANTILES)
+  random = np.random.default_rng(0)
+  turns = random.integers(0, len(times), (_RESAMPLES, len(times)))
+  resampled = np.quantile(
+    times[turns].reshape(_RESAMPLES, -1), QUANTILES, axis=1
+  )
+  low, high = np.quantile(resampled, (0.025, 0.975), axis=1)
+  intervals = list(zip(low.tolist(), high.tolist(), strict=True))
+  return Row(
+    width=width,
+    batch_size=size,
+    p50_ms=float(levels[0]),
+    p95_ms=float(levels[1]),
+    p99_ms=float(levels[2]),
+    p50_ci=intervals[0],
+    p95_ci=intervals[1],
+    p99_ci=intervals[2],
+    images_per_second=float(1e3 * size / times.mean()),
+    requests=times.size,
+    compile_s=compiled.compile_s,
+    weight_bytes=entry.prepared_bytes,
+    temp_bytes=compiled.temp_bytes,
+    macs=entry.macs,
+    params=entry.params,
+    error=entry.error,
+  )
+
+
+def describe_device(backend: str) -> str:
+  """The device in words: its kind, and the processor and its cores."""
+  import os
+
+  processor = platform.processor() or platform.machine()
+  try:
+    with open('/proc/cpuinfo') as file:
+      for line in file:
+        if line.startswith('model name'):
+          processor = line.split(':', 1)[1].strip()
+          break
+  except OSError:
+    pass
+  if hasattr(os, 'sched_getaffinity'):
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  host = f'{processor}, {cores} cores'
+  if backend == 'jax' and jax.default_backend() != 'cpu':
+    return f'{jax.devices()[0].device_kind} ({host})'
+  return host
+
+
+def _versions(backend: str) -> dict[str, str]:
+  packages = ['slimjax', 'jax', 'jaxlib']
+  if backend == 'onnxruntime':
+    packages.append('onnxruntime')
+  found = {'python': platform.python_version()}
+  for package in packages:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'not installed'
+  return found

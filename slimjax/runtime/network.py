@@ -1,0 +1,481 @@
+"""Runs a bundle at any of its widths: `slimjax.runtime.load`.
+
+Nothing here knows a model's source: what runs are the bundle's programs.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+import threading
+import time
+from typing import Any
+from typing import Protocol
+
+import jax
+from jax import export as jax_export
+import numpy as np
+
+from slimjax.runtime import bundle
+from slimjax.runtime.bundle import BundleError
+from slimjax.runtime.bundle import Manifest
+from slimjax.runtime.bundle import WidthEntry
+from slimjax.runtime.measuring import measure
+from slimjax.runtime.table import Table
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+BACKENDS = ('jax', 'onnxruntime')
+PREPARE = ('load', 'use', 'lean')
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of prepared weights.
+
+  Attributes:
+    prepared: of each width.
+    held: of the widths that are prepared now.
+  """
+
+  prepared: Mapping[Width, int]
+  held: int
+
+  @property
+  def all_widths(self) -> int:
+    """With every width prepared (`prepare='load'`)."""
+    return sum(self.prepared.values())
+
+  @property
+  def lean(self) -> int:
+    """With one at a time (`prepare='lean'`), at most."""
+    return max(self.prepared.values())
+
+  def __str__(self) -> str:
+    return (
+      f'prepared weights: {self.all_widths / 1e6:.1f} MB for all widths'
+      f' ({self.all_widths / self.lean:.2f} times the widest), at most'
+      f' {self.lean / 1e6:.1f} MB one at a time (lean); now'
+      f' {self.held / 1e6:.1f} MB'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """A width's program for one shape of images.
+
+  Attributes:
+    call: (prepared weights, images) -> logits
+    compile_s: seconds the compilation took; None if it was not timed.
+    temp_bytes: its temporary memory; None if the backend does not tell.
+  """
+
+  call: Any
+  compile_s: float | None
+  temp_bytes: int | None
+
+
+class Backend(Protocol):
+  """What runs the programs of a bundle."""
+
+  name: str
+
+  def prepare(self, entry: WidthEntry) -> Any:
+    """The weights of a width, as its programs take them."""
+
+  def compile(
+    self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
+  ) -> Compiled:
+    """The program of a width for such images."""
+
+
+class Network:
+  """A network that runs at any width of its bundle; from `load`.
+
+  `net(images, width=0.5)` may be called from many threads.
+
+  Attributes:
+    manifest: of the bundle.
+    widths: that were loaded, thinnest first.
+    functions: {width: function of images}, plain `jax.jit`-compiled functions
+      bound to their prepared weights (`.func` and `.args`), which live as long
+      as you hold them. Only with the backend 'jax'.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    manifest: Manifest,
+    backend: Backend,
+    widths: Sequence[Width],
+    prepare: str,
+  ):
+    self.manifest = manifest
+    self.widths = tuple(widths)
+    self.functions = _Functions(self)
+    self._folder = folder
+    self._backend = backend
+    self._entries = {width: manifest.entry(width) for width in widths}
+    self._prepare = prepare
+    self._weights: dict[Width, Any] = {}
+    self._compiled: dict[tuple, Compiled] = {}
+    self._lock = threading.RLock()
+
+  @property
+  def backend(self) -> str:
+    """'jax' or 'onnxruntime'."""
+    return self._backend.name
+
+  def __call__(self, images: Any, *, width: Width) -> Any:
+    """Logits [b, num_classes], float32.
+
+    Args:
+      images: uint8 [b, h, w, 3] as the manifest's `preprocessing` says, or
+        floating images that have been preprocessed; the manifest has h and w.
+      width: one of `widths`.
+
+    Raises:
+      ValueError: no such width, or other images than the programs take.
+    """
+    entry = self._entry(width)
+    images = self._checked(images)
+    compiled = self.compiled(entry.width, images.shape[0], images.dtype)
+    return compiled.call(self.weights(entry.width), images)
+
+  def weights(self, width: Width) -> Any:
+    """The prepared weights of a width; prepares them if need be."""
+    entry = self._entry(width)
+    found = self._weights.get(entry.width)
+    if found is not None:
+      return found
+    with self._lock:
+      if entry.width not in self._weights:
+        if self._prepare == 'lean':
+          self._weights.clear()  # before the new ones come
+        self._weights[entry.width] = self._backend.prepare(entry)
+      return self._weights[entry.width]
+
+  def release(self, width: Width) -> None:
+    """Forgets a width's prepared weights until it is used again."""
+    with self._lock:
+      self._weights.pop(self._entry(width).width, None)
+
+  def compiled(self, width: Width, batch_size: int, dtype: Any) -> Compiled:
+    """The program for images of this batch size and type, compiled once."""
+    entry = self._entry(width)
+    key = (entry.width, batch_size, np.dtype(dtype))
+    found = self._compiled.get(key)
+    if found is not None:
+      return found
+    with self._lock:
+      if key not in self._compiled:
+        self._compiled[key] = self._backend.compile(
+          entry, (batch_size, *self.manifest.image_size, 3), np.dtype(dtype)
+        )
+      return self._compiled[key]
+
+  def memory(self) -> Memory:
+    """What the prepared weights take."""
+    sizes = {w: entry.prepared_bytes for w, entry in self._entries.items()}
+    held = sum(sizes[width] for width in list(self._weights))
+    return Memory(sizes, held)
+
+  def sample(self) -> np.ndarray:
+    """The images of the bundle's check of itself."""
+    path = self._folder / bundle.SAMPLE
+    return bundle.read_tensors(path, ['images'])['images']
+
+  def verify(self, *, tolerance: float | None = None) -> dict[Width, float]:
+    """Compares the logits of every width with those the bundle was written of.
+
+    Args:
+      tolerance: of the largest difference, relative to the largest logit; 1e-3
+        unless told, and 0.1 for networks or devices that compute with less
+        than float32 by default.
+
+    Returns:
+      The differences.
+
+    Raises:
+      BundleError: one is larger.
+    """
+    dtype = self.manifest.model.get('dtype')
+    by_xla = self.backend == 'jax'  # ONNX models compute in float32
+    if tolerance is None:
+      exact = dtype == 'float32' and jax.default_backend() == 'cpu'
+      tolerance = 1e-3 if exact or not by_xla else 0.1
+    kind = 'logits' if by_xla or dtype == 'float32' else 'float32'
+    sample = bundle.read_tensors(self._folder / bundle.SAMPLE)
+    differences = {}
+    for width, entry in self._entries.items():
+      expected = sample[f'{kind}/{entry.switch}']
+      found = np.asarray(self(sample['images'], width=width))
+      largest = np.abs(expected).max() or 1.0
+      differences[width] = float(np.abs(found - expected).max() / largest)
+    # `not <=`, so that NaN is wrong too
+    wrong = {w: d for w, d in differences.items() if not d <= tolerance}
+    if wrong:
+      text = ', '.join(f'{d:.1e} at {w}' for w, d in wrong.items())
+      raise BundleError(
+        f'{self._folder} does not give the logits it was written with:'
+        f' {text}, relative, more than {tolerance:.1e}'
+      )
+    return differences
+
+  def benchmark(self, **options: Any) -> Table:
+    """See `slimjax.runtime.measure`."""
+    return measure(self, **options)
+
+  def _entry(self, width: Width) -> WidthEntry:
+    try:
+      return self._entries[width]
+    except (KeyError, TypeError):
+      pass
+    width = canonical(width)
+    if width not in self._entries:
+      raise ValueError(f'width {width} is not loaded, only {self.widths}')
+    return self._entries[width]
+
+  def _checked(self, images: Any) -> Any:
+    if not isinstance(images, (np.ndarray, jax.Array)):
+      images = np.asarray(images)
+    height, width = self.manifest.image_size
+    fixed = self.manifest.batch_size
+    batch = 'b' if fixed is None else fixed
+    if images.ndim != 4 or images.shape[1:] != (height, width, 3):
+      raise ValueError(
+        f'images must have the shape [{batch}, {height}, {width}, 3], got'
+        f' {list(images.shape)}'
+      )
+    if images.shape[0] != fixed if fixed else images.shape[0] < 1:
+      raise ValueError(
+        f'this bundle takes batches of {fixed or "at least 1"}, got'
+        f' {images.shape[0]}'
+      )
+    if images.dtype == np.uint8:
+      if bundle.PREPROCESS not in self.manifest.files:
+        raise ValueError(
+          'uint8 images, but this bundle was exported without preprocessing:'
+          ' give floating images that are preprocessed'
+        )
+      return images
+    if not jax.numpy.issubdtype(images.dtype, jax.numpy.floating):
+      raise ValueError(
+        'images must be uint8, or floating point and preprocessed, got'
+        f' {images.dtype}'
+      )
+    return images if images.dtype == np.float32 else images.astype(np.float32)
+
+
+class _Functions(Mapping[Width, Any]):
+  """Each width's jitted function, bound to its weights when asked for."""
+
+  def __init__(self, network: Network):
+    self._network = network
+
+  def __getitem__(self, width: Width) -> Any:
+    network = self._network
+    if not isinstance(network._backend, _Xla):
+      raise ValueError("functions are of the backend 'jax'")
+    entry = network._entry(width)
+    return jax.tree_util.Partial(
+      network._backend.function(entry), network.weights(entry.width)
+    )
+
+  def __iter__(self) -> Iterator[Width]:
+    return iter(self._network.widths)
+
+  def __len__(self) -> int:
+    return len(self._network.widths)
+
+
+class _Xla:
+  """The bundle's programs, compiled by XLA."""
+
+  name = 'jax'
+
+  def __init__(self, folder, manifest, entries, device):
+    self._folder = folder
+    self._sharding = jax.sharding.SingleDeviceSharding(device)
+    preprocess = _preprocess(folder, manifest)
+    self._functions = {}
+    self._prepare = {}
+    for entry in entries:
+      predict = _program(folder, entry.predict).call
+      self._functions[entry.width] = _joined(predict, preprocess)
+      self._prepare[entry.width] = jax.jit(
+        _program(folder, entry.prepare).call, out_shardings=self._sharding
+      )
+
+  def function(self, entry):
+    return self._functions[entry.width]
+
+  def prepare(self, entry):
+    tensors = bundle.read_tensors(self._folder / bundle.WEIGHTS, entry.inputs)
+    tensors = jax.device_put(tensors, self._sharding)
+    return jax.block_until_ready(self._prepare[entry.width](tensors))
+
+  def compile(self, entry, shape, dtype):
+    start = time.perf_counter()
+    like = lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=self._sharding
+    )
+    tensors = bundle.tensor_shapes(self._folder / bundle.WEIGHTS, entry.inputs)
+    weights = jax.eval_shape(self._prepare[entry.width], tensors)
+    lowered = self._functions[entry.width].lower(
+      jax.tree.map(like, weights), like(jax.ShapeDtypeStruct(shape, dtype))
+    )
+    program = lowered.compile()
+    analysis = program.memory_analysis()
+    return Compiled(
+      call=program,
+      compile_s=time.perf_counter() - start,
+      temp_bytes=getattr(analysis, 'temp_size_in_bytes', None),
+    )
+
+
+class _OnnxRuntime:
+  """The bundle's ONNX models, run by ONNX Runtime on the CPU."""
+
+  name = 'onnxruntime'
+
+  def __init__(self, folder, manifest, entries):
+    try:
+      import onnxruntime
+    except ImportError as error:
+      raise ImportError(
+        "backend='onnxruntime' needs the extra: pip install 'slimjax[onnx]'"
+      ) from error
+    del entries
+    self._runtime = onnxruntime
+    self._folder = folder
+    preprocess = _preprocess(folder, manifest)
+    # On the CPU whatever else there is: that is where the sessions are.
+    self._cpu = jax.local_devices(backend='cpu')[0]
+    self._preprocess = preprocess and jax.jit(preprocess)
+
+  def prepare(self, entry):
+    options = self._runtime.SessionOptions()
+    options.log_severity_level = 3
+    return self._runtime.InferenceSession(
+      self._folder / entry.onnx, options, providers=['CPUExecutionProvider']
+    )
+
+  def compile(self, entry, shape, dtype):
+    del entry, shape
+
+    def call(session, images):
+      if dtype == np.uint8:
+        images = self._preprocess(jax.device_put(images, self._cpu))
+      return session.run(None, {'images': np.asarray(images)})[0]
+
+    return Compiled(call=call, compile_s=None, temp_bytes=None)
+
+
+def _joined(predict, preprocess):
+  """One compiled function of uint8 or of floating images."""
+
+  def run(weights, images):
+    if images.dtype == np.uint8:
+      images = preprocess(images)
+    return predict(weights, images)
+
+  return jax.jit(run)
+
+
+def _program(folder, path):
+  data = bytearray((folder / path).read_bytes())
+  try:
+    return jax_export.deserialize(data)
+  except Exception as error:  # of the flatbuffer's own making
+    raise BundleError(
+      f'{folder / path} is no program this jax ({jax.__version__}) reads:'
+      f' {error}'
+    ) from error
+
+
+def _preprocess(folder, manifest):
+  if bundle.PREPROCESS not in manifest.files:
+    return None
+  return _program(folder, bundle.PREPROCESS).call
+
+
+def load(
+  folder: str | os.PathLike,
+  *,
+  widths: Sequence[Width] = (),
+  backend: str = 'jax',
+  prepare: str = 'load',
+  batch_sizes: Sequence[int] = (1,),
+  device: jax.Device | None = None,
+) -> Network:
+  """Loads a bundle that `slimjax.runtime.export` wrote.
+
+  Args:
+    folder: of the bundle.
+    widths: to load; all it has unless told.
+    backend: 'jax', or 'onnxruntime' (on the CPU; needs the extra `onnx`).
+    prepare: when weights are prepared: 'load' (all widths now), 'use' (each
+      when it is first used), or 'lean' (one at a time, anew at each switch).
+    batch_sizes: compiled now for the documented form of images (uint8, where
+      the bundle can preprocess); others when they first come. With 'lean',
+      too: programs take little memory.
+    device: to run on; jax's default unless told.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    BundleError: it is no bundle, or not as it was written.
+    ValueError: it has no such widths, backend, batch sizes or platform.
+  """
+  folder = pathlib.Path(folder)
+  for what, given, allowed in (
+    ('backend', backend, BACKENDS),
+    ('prepare', prepare, PREPARE),
+  ):
+    if given not in allowed:
+      raise ValueError(f'{what} must be one of {allowed}, got {given!r}')
+  manifest = bundle.read_manifest(folder)
+  chosen = {canonical(width) for width in widths}
+  for width in chosen:
+    manifest.entry(width)
+  entries = [e for e in manifest.widths if not chosen or e.width in chosen]
+  fixed = manifest.batch_size
+  if fixed is not None:
+    batch_sizes = (fixed,)
+
+  made: Backend
+  if backend == 'jax':
+    device = device or jax.devices()[0]
+    _check_program(folder, manifest, entries[0].predict, device)
+    made = _Xla(folder, manifest, entries, device)
+  else:
+    if entries[0].onnx is None:
+      raise ValueError(
+        f'{folder} has no ONNX models; export it with --format=jax,onnx'
+      )
+    made = _OnnxRuntime(folder, manifest, entries)
+  network = Network(folder, manifest, made, [e.width for e in entries], prepare)
+  documented = bundle.PREPROCESS in manifest.files
+  for width in network.widths:
+    for batch_size in batch_sizes:
+      network.compiled(width, batch_size, 'uint8' if documented else 'float32')
+    if prepare == 'load':
+      network.weights(width)
+  return network
+
+
+def _check_program(folder, manifest, predict, device):
+  if predict is None:
+    raise ValueError(
+      f'{folder} has no programs for jax, only ONNX models: load it with'
+      " backend='onnxruntime'"
+    )
+  names = {'gpu': 'cuda'}
+  platform = names.get(device.platform, device.platform)
+  if platform not in manifest.platforms:
+    raise ValueError(
+      f'{folder} was exported for {", ".join(manifest.platforms)}, not for'
+      f' {platform}; export it with --platforms={platform}'
+    )

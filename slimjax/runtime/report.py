@@ -1,0 +1,123 @@
+"""Shows a benchmark: a table on the terminal, and a plot."""
+
+import pathlib
+from typing import Any
+
+from slimjax.runtime.table import Table
+from slimjax.widths import switch_name
+from slimjax.widths import Width
+
+
+def _name(width: Width) -> str:
+  return switch_name(width) if isinstance(width, tuple) else str(width)
+
+
+def print_table(table: Table, console: Any) -> None:
+  """Prints one line for each width and batch size on a rich console."""
+  import rich.table
+
+  shown = rich.table.Table(
+    title=f'{table.backend} on {table.device}',
+    caption='latency with its 95 % confidence interval; dominated: another'
+    ' width is as good and faster',
+  )
+  for name in (
+    'width',
+    'batch',
+    'p50, ms',
+    'p95, ms',
+    'p99, ms',
+    'img/s',
+    'compile, s',
+    'weights, MB',
+    'peak, MB',
+    'M MACs',
+    'error, %',
+    '',
+  ):
+    shown.add_column(name, justify='right')
+
+  def known(value, scale, digits):
+    return '?' if value is None else f'{value / scale:.{digits}f}'
+
+  for row in table.rows:
+    latencies = (
+      f'{ms:.2f} ({low:.2f} - {high:.2f})'
+      for ms, (low, high) in (
+        (row.p50_ms, row.p50_ci),
+        (row.p95_ms, row.p95_ci),
+        (row.p99_ms, row.p99_ci),
+      )
+    )
+    shown.add_row(
+      _name(row.width),
+      str(row.batch_size),
+      *latencies,
+      f'{row.images_per_second:.0f}',
+      known(row.compile_s, 1, 1),
+      known(row.weight_bytes, 1e6, 2),
+      known(row.peak_bytes, 1e6, 2),
+      known(row.macs, 1e6, 1),
+      known(row.error, 1, 2),
+      'dominated' if table.dominated(row) else '',
+    )
+  console.print(shown)
+
+
+def plot(table: Table, path: pathlib.Path, title: str) -> None:
+  """Saves error (or MACs, if it is unknown) against median latency, as PNG.
+
+  Bars reach to the 95th percentile; dominated widths are crosses.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(6.5, 4.2), dpi=150, layout='constrained')
+  FigureCanvasAgg(figure)
+  axes = figure.add_subplot()
+  measured = all(row.error is not None for row in table.rows)
+  for index, batch_size in enumerate(table.batch_sizes):
+    rows = sorted(table.of_batch(batch_size), key=lambda row: row.p50_ms)
+    heights = [
+      row.macs / 1e6 if row.error is None or not measured else row.error
+      for row in rows
+    ]
+    color = f'C{index}'
+    axes.plot(
+      [row.p50_ms for row in rows],
+      heights,
+      color=color,
+      alpha=0.4,
+      label=f'batch {batch_size}',
+    )
+    for row, height in zip(rows, heights, strict=True):
+      axes.errorbar(
+        row.p50_ms,
+        height,
+        xerr=[[0.0], [max(row.p95_ms - row.p50_ms, 0.0)]],
+        fmt='x' if table.dominated(row) else 'o',
+        color=color,
+        capsize=2,
+        elinewidth=0.8,
+      )
+      axes.annotate(
+        _name(row.width),
+        (row.p50_ms, height),
+        xytext=(4, 5),
+        textcoords='offset points',
+        fontsize=8,
+      )
+  axes.set(
+    xlabel='latency of a request, ms (median; bar to the 95th percentile)',
+    ylabel='top-1 error, %' if measured else 'million multiply-accumulates',
+    title=f'{title}: {table.backend} on {table.device}',
+  )
+  axes.title.set_fontsize(9)
+  axes.set_ylim(bottom=0)
+  axes.margins(x=0.1)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8)
+  draft = path.with_name(path.name + '.draft')
+  with draft.open('wb') as file:
+    figure.savefig(file, format='png')
+  draft.replace(path)

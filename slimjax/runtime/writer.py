@@ -1,0 +1,360 @@
+"""Writes a bundle: `slimjax.runtime.export`."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+from typing import Any
+
+import jax
+from jax import export as jax_export
+import jax.numpy as jnp
+import numpy as np
+
+from slimjax.models.common import SlimNet
+from slimjax.profile import profile_model
+from slimjax.runtime import bundle
+from slimjax.runtime.network import load
+from slimjax.variables import apply
+from slimjax.variables import extract
+from slimjax.variables import fold_batch_norm
+from slimjax.variables import lone_norms
+from slimjax.variables import PRIVATE
+from slimjax.variables import select
+from slimjax.variables import Variables
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+FORMATS = ('jax', 'onnx')
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def export(
+  model: SlimNet,
+  variables: Variables,
+  out: str | os.PathLike,
+  *,
+  image_size: int | tuple[int, int],
+  widths: Sequence[Width] = (),
+  preprocess: Callable[[jax.Array], jax.Array] | None = None,
+  preprocessing: str = '',
+  class_names: Sequence[str] = (),
+  errors: Mapping[Width, float] | None = None,
+  validation: Mapping[str, Any] | None = None,
+  sample: np.ndarray | None = None,
+  batch_size: int | None = None,
+  platforms: Sequence[str] = PLATFORMS,
+  formats: Sequence[str] = ('jax',),
+) -> bundle.Manifest:
+  """Writes `model` as a bundle, loads it again and compares its logits.
+
+  Args:
+    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    variables: its variables.
+    out: a folder that does not exist yet; it appears when it is whole.
+    image_size: pixels, or (height, width).
+    widths: to write; all the model has unless told.
+    preprocess: uint8 images [b, h, w, 3] -> floating images; becomes part of
+      the bundle. Without it the bundle takes preprocessed images only.
+    preprocessing: the same in words, for the manifest.
+    class_names: one a class, or none.
+    errors: top-1 validation error, percent, by width.
+    validation: of what the errors are, for the manifest (JSON).
+    sample: images for the bundle's check of itself: uint8 with `preprocess`,
+      else floating; noise unless told.
+    batch_size: that the programs take; any unless told.
+    platforms: for which the programs are made.
+    formats: 'jax' (programs for XLA), 'onnx' (an ONNX model a width; needs the
+      extra `onnx`), or both.
+
+  Raises:
+    FileExistsError: `out` exists.
+    ValueError: something asked for does not fit the model.
+    BundleError: what was written does not give the model's logits.
+  """
+  out = pathlib.Path(out)
+  if out.exists():
+    raise FileExistsError(f'{out} exists; choose another folder or remove it')
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
+  chosen = [canonical(width) for width in widths] or list(model.ordered_widths)
+  for width in chosen:
+    model.switch(width)
+  _check_choice('format', formats, FORMATS)
+  _check_choice('platform', platforms, PLATFORMS)
+  if class_names and len(class_names) != model.num_classes:
+    raise ValueError(
+      f'{len(class_names)} class names, but the model has'
+      f' {model.num_classes} classes'
+    )
+  if batch_size is not None and batch_size < 1:
+    raise ValueError(f'batch_size must be positive, got {batch_size}')
+  model = model.clone(remat=False, axis_name=None)
+  if sample is None:
+    sample = _noise((batch_size or 2, *image_size, 3), preprocess is not None)
+
+  draft = out.with_name(out.name + '.draft')
+  shutil.rmtree(draft, ignore_errors=True)
+  draft.mkdir(parents=True)
+  try:
+    entries = [
+      _write_width(
+        draft,
+        model,
+        variables,
+        width,
+        image_size=image_size,
+        batch_size=batch_size,
+        error=None if errors is None else errors.get(width),
+        platforms=platforms,
+        formats=formats,
+      )
+      for width in sorted(chosen, key=model.ordered_widths.index)
+    ]
+    if preprocess is not None:
+      images = _images('uint8', batch_size, image_size)
+      _write_program(draft, bundle.PREPROCESS, preprocess, platforms, images)
+    _save(draft / bundle.WEIGHTS, _tensors(variables, entries))
+    expected = _expected(model, variables, preprocess, sample, chosen)
+    _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
+    manifest = bundle.Manifest(
+      model=_describe(model),
+      num_classes=model.num_classes,
+      class_names=tuple(class_names),
+      image_size=image_size,
+      preprocessing=preprocessing,
+      batch_size=batch_size,
+      platforms=tuple(platforms),
+      widths=tuple(entries),
+      validation=dict(validation or {}),
+      versions=_versions(formats),
+      files=bundle.describe_files(draft),
+    )
+    bundle.write_manifest(draft, manifest)
+    for backend in ('jax', 'onnxruntime'):
+      if ('onnx' if backend == 'onnxruntime' else backend) not in formats:
+        continue
+      if backend == 'jax' and jax.default_backend() not in _names(platforms):
+        continue  # made for elsewhere
+      loaded = load(draft, backend=backend, prepare='lean')
+      loaded.verify()
+    draft.rename(out)
+  except BaseException:
+    shutil.rmtree(draft, ignore_errors=True)
+    raise
+  return manifest
+
+
+def _check_choice(what, given, allowed):
+  unknown = [name for name in given if name not in allowed]
+  if unknown or not given:
+    raise ValueError(
+      f'{what}s must be of {", ".join(allowed)}, got {list(given)}'
+    )
+
+
+def _names(platforms):
+  """Platforms, with the name jax has for the backend of CUDA."""
+  return [*platforms, 'gpu'] if 'cuda' in platforms else list(platforms)
+
+
+def _noise(shape, integers):
+  random = np.random.default_rng(0)
+  if integers:
+    return random.integers(0, 256, shape, dtype=np.uint8)
+  return random.standard_normal(shape, dtype=np.float32)
+
+
+def _images(dtype, batch_size, image_size):
+  shape = f'{batch_size or "b"}, {image_size[0]}, {image_size[1]}, 3'
+  return jax.ShapeDtypeStruct(
+    jax_export.symbolic_shape(shape), jnp.dtype(dtype)
+  )
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+  """{'prefix/path/of/leaf': leaf}, of nested dicts."""
+  flat: dict[str, Any] = {}
+  for name, child in tree.items():
+    path = f'{prefix}/{name}'
+    if isinstance(child, Mapping):
+      flat.update(_flatten(child, path))
+    else:
+      flat[path] = child
+  return flat
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *parents, name = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _selected(variables, switch):
+  """The tensors of one switch, by their names in the weight file."""
+  selected = select(variables, switch)
+  flat = _flatten(selected['params'], 'params')
+  for collection in PRIVATE:
+    if collection in selected:
+      flat.update(_flatten(selected[collection], f'{collection}/{switch}'))
+  return flat
+
+
+def _foldable(model: SlimNet, tensors: Mapping[str, Any]) -> bool:
+  tree = _unflatten(tensors)
+  if model.folded:
+    return False
+  (norm,) = tree['norm'].values()
+  return not lone_norms(tree['params'], norm)
+
+
+def _prepare(model: SlimNet, width: Width, tensors: dict[str, Any]):
+  """The weights of one width: sliced, norms folded in, in its dtype."""
+  small, weights = extract(model, _unflatten(tensors), width=width)
+  if _foldable(model, tensors):
+    small, weights = fold_batch_norm(small, weights)
+  flat = _flatten(weights['params'], 'params')
+  flat = {name: array.astype(model.dtype) for name, array in flat.items()}
+  for collection in PRIVATE:
+    if collection in weights:
+      flat.update(_flatten(weights[collection], collection))
+  return flat
+
+
+def _predict(
+  model: SlimNet, width: Width, folded: bool, weights: dict[str, Any], images
+):
+  """Logits [b, classes] of floating images, of `_prepare`'s weights."""
+  small = model.clone(widths=(width,), folded=folded)
+  return apply(small, _unflatten(weights), images, width=width)
+
+
+def _write_width(
+  folder: pathlib.Path,
+  model: SlimNet,
+  variables: Variables,
+  width: Width,
+  *,
+  image_size: tuple[int, int],
+  batch_size: int | None,
+  error: float | None,
+  platforms: Sequence[str],
+  formats: Sequence[str],
+) -> bundle.WidthEntry:
+  switch = model.switch(width)
+  tensors = _selected(variables, switch)
+  prepare = functools.partial(_prepare, model, width)
+  folded = model.folded or _foldable(model, tensors)
+  predict = functools.partial(_predict, model, width, folded)
+  prepared = jax.eval_shape(prepare, tensors)
+  images = _images('float32', batch_size, image_size)
+  programs: tuple[str, str] | tuple[None, None] = (None, None)
+  if 'jax' in formats:
+    programs = (f'programs/{switch}.prepare', f'programs/{switch}.predict')
+    _write_program(folder, programs[0], prepare, platforms, tensors)
+    _write_program(folder, programs[1], predict, platforms, prepared, images)
+  onnx = None
+  if 'onnx' in formats:
+    from slimjax.runtime.onnx_graph import write_onnx
+
+    onnx = f'onnx/{switch}.onnx'
+    path = folder / onnx
+    path.parent.mkdir(exist_ok=True)
+    # ONNX Runtime has no bfloat16 on CPUs.
+    exact = model.clone(dtype=jnp.float32)
+    weights = jax.jit(functools.partial(_prepare, exact, width))(tensors)
+    predict = functools.partial(_predict, exact, width, folded)
+    write_onnx(predict, weights, images, path, name=switch)
+  profile = profile_model(model, width=width, image_size=image_size)
+  return bundle.WidthEntry(
+    width=width,
+    switch=switch,
+    channels=model.channels(width),
+    macs=profile.macs,
+    params=profile.params,
+    prepared_bytes=sum(
+      x.size * x.dtype.itemsize for x in jax.tree.leaves(prepared)
+    ),
+    error=error,
+    inputs=tuple(tensors),
+    prepare=programs[0],
+    predict=programs[1],
+    onnx=onnx,
+  )
+
+
+def _write_program(folder, path, function, platforms, *arguments):
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
+  )
+  exported = jax_export.export(jax.jit(function), platforms=platforms)(*shapes)
+  (folder / path).parent.mkdir(exist_ok=True)
+  (folder / path).write_bytes(exported.serialize())
+
+
+def _tensors(variables, entries):
+  tensors: dict[str, Any] = {}
+  for entry in entries:
+    tensors.update(_selected(variables, entry.switch))
+  return {name: np.asarray(array) for name, array in tensors.items()}
+
+
+def _save(path, tensors):
+  from safetensors.numpy import save_file
+
+  save_file(
+    {name: np.ascontiguousarray(array) for name, array in tensors.items()}, path
+  )
+
+
+def _expected(model, variables, preprocess, sample, widths):
+  """The logits of the model itself, of nothing that is in the bundle."""
+  images = jnp.asarray(sample)
+  if preprocess is not None:
+    images = preprocess(images)
+  run = jax.jit(apply, static_argnums=0, static_argnames='width')
+  models = {'logits': model}
+  if model.dtype != jnp.float32:  # as ONNX models compute
+    models['float32'] = model.clone(dtype=jnp.float32)
+  return {
+    f'{kind}/{model.switch(width)}': np.asarray(
+      run(model, variables, images, width=width)
+    )
+    for kind, model in models.items()
+    for width in widths
+  }
+
+
+def _describe(model):
+  options = {
+    name: getattr(model, name) for name in ('num_classes', 'small_stem')
+  }
+  return {
+    'class': type(model).__name__,
+    'dtype': str(model.dtype),
+    'widths': [*model.widths],
+    **options,
+  }
+
+
+def _versions(formats):
+  packages = ['slimjax', 'jax', 'jaxlib', 'flax']
+  if 'onnx' in formats:
+    packages += ['onnx', 'onnxruntime']
+  found = {'python': platform.python_version()}
+  for package in packages:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'not installed'
+  return found

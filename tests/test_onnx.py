@@ -1,0 +1,137 @@
+"""ONNX models: equal to the networks they were made of."""
+
+import collections
+
+from bundles import close
+from bundles import images_of
+from bundles import randomised
+from bundles import SIZE
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slimjax
+from slimjax import runtime
+from slimjax.data import digits
+from slimjax.runtime import BundleError
+from slimjax.runtime.onnx_graph import write_onnx
+
+onnx = pytest.importorskip('onnx')
+onnxruntime = pytest.importorskip('onnxruntime')
+
+FAMILIES = {
+  'mobilenet_v1': (0.25, 0.5, 0.75, 1.0),
+  'mobilenet_v2': (0.35, 0.5, 0.75, 1.0),
+  'shufflenet': (0.5, 1.0, 2.0),
+  'resnet50': (0.25, 0.5, 0.75, 1.0),
+}
+
+
+def operations(path):
+  graph = onnx.load(path).graph
+  return collections.Counter(node.op_type for node in graph.node)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_all_families_at_every_width(name, tmp_path):
+  model = slimjax.create_model(name, num_classes=7, widths=FAMILIES[name])
+  variables = slimjax.init(model, jax.random.key(0), image_size=64)
+  variables = randomised(model, variables, 64)
+  images = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+  for width in FAMILIES[name]:
+    small, weights = slimjax.extract(model, variables, width=width)
+    small, weights = slimjax.fold_batch_norm(small, weights)
+
+    def predict(weights, images, small=small, width=width):
+      return slimjax.apply(small, weights, images, width=width)
+
+    path = tmp_path / f'{width}.onnx'
+    shape = jax.ShapeDtypeStruct(
+      jax.export.symbolic_shape('b, 64, 64, 3'), jnp.float32
+    )
+    write_onnx(predict, weights, shape, path, name=name)
+    session = onnxruntime.InferenceSession(
+      path, providers=['CPUExecutionProvider']
+    )
+    expected = jax.jit(predict)(weights, images)
+    for count in (1, 2):
+      (logits,) = session.run(None, {'images': np.asarray(images[:count])})
+      assert close(logits, expected[:count], 1e-4)
+    found = operations(path)
+    # Images are turned once; but for ShuffleNet's shuffles nothing else is.
+    shuffles = 16 if name == 'shufflenet' else 0
+    assert found['Transpose'] == 1 + shuffles
+    kernels = [
+      x for x in jax.tree.leaves(weights['params']) if jnp.ndim(x) == 4
+    ]
+    assert found['Conv'] == len(kernels)
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory):
+  """A bundle with programs and with ONNX models."""
+  path = tmp_path_factory.mktemp('bundles') / 'both'
+  model = slimjax.create_model(
+    'mobilenet_v2', num_classes=10, widths=(0.35, 0.5)
+  )
+  runtime.export(
+    model,
+    randomised(model, slimjax.init(model, jax.random.key(0), image_size=SIZE)),
+    path,
+    image_size=SIZE,
+    preprocess=digits.preprocess,
+    formats=('jax', 'onnx'),
+  )
+  return path
+
+
+def test_backends_have_one_interface(both):
+  by_xla = runtime.load(both)
+  by_onnx = runtime.load(both, backend='onnxruntime')
+  assert (by_xla.backend, by_onnx.backend) == ('jax', 'onnxruntime')
+  assert max(by_onnx.verify().values()) < 1e-4
+  for width in by_xla.widths:
+    for images in (images_of(1), images_of(3), images_of(2, 'float32')):
+      logits = by_onnx(images, width=width)
+      assert close(logits, by_xla(images, width=width), 1e-4)
+      assert logits.dtype == np.float32
+  with pytest.raises(ValueError, match="functions are of the backend 'jax'"):
+    by_onnx.functions[0.5]
+
+
+def test_its_benchmark_knows_no_temporary_memory(both):
+  lean = runtime.load(both, backend='onnxruntime', prepare='lean')
+  table = lean.benchmark(rounds=3)
+  assert all(row.temp_bytes is None for row in table.rows)
+  assert table.versions['onnxruntime'] == onnxruntime.__version__
+  with pytest.raises(ValueError, match='no peak memory'):
+    runtime.Controller(table, budget_ms=1.0, memory_mb=10.0)
+
+
+def test_models_alone(tmp_path):
+  model = slimjax.create_model(
+    'mobilenet_v1', num_classes=3, widths=(0.25,), dtype=jnp.bfloat16
+  )
+  variables = slimjax.init(model, jax.random.key(0), image_size=SIZE)
+  variables = randomised(model, variables)
+  path = tmp_path / 'onnx_only'
+  runtime.export(model, variables, path, image_size=SIZE, formats=('onnx',))
+  assert not (path / 'programs').exists()
+  with pytest.raises(ValueError, match="load it with backend='onnxruntime'"):
+    runtime.load(path)
+  net = runtime.load(path, backend='onnxruntime')
+  # The models compute in float32, whatever the network does on accelerators.
+  assert net(images_of(1, 'float32'), width=0.25).shape == (1, 3)
+
+
+def test_an_operation_without_translation_is_named(tmp_path):
+  shape = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  with pytest.raises(BundleError, match='operation sort has no translation'):
+    write_onnx(
+      lambda weights, images: jnp.sort(images * weights, axis=1).mean((1, 2)),
+      jnp.ones((1, 1, 1, 3)),
+      shape,
+      tmp_path / 'x.onnx',
+      name='x',
+    )

@@ -1,0 +1,546 @@
+"""Bundles: what is written runs, at every width, and is what was written."""
+
+from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import json
+import logging
+import pickle
+import shutil
+import subprocess
+import sys
+
+from bundles import close
+from bundles import images_of
+from bundles import randomised
+from bundles import SIZE
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slimjax
+from slimjax import runtime
+from slimjax.data import digits
+from slimjax.layers import SlimConv
+from slimjax.layers import SwitchableBatchNorm
+from slimjax.runtime import bundle
+from slimjax.runtime import BundleError
+from slimjax.runtime import report
+
+WIDTHS = (0.25, 0.5)
+ERRORS = {0.25: 9.0, 0.5: 4.0}
+
+
+class Net(slimjax.SlimNet):
+  """A user's own."""
+
+  def layer_names(self):
+    return [('conv1', None), ('conv2', None)]
+
+  def uniform_channels(self, width):
+    return [int(c * width) for c in (16, 32)]
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    x = images
+    for full, active in zip(
+      self.full_channels, self.channels(width), strict=True
+    ):
+      x = SlimConv(full, strides=2, dtype=self.dtype)(x, active)
+      x = nn.relu(SwitchableBatchNorm(dtype=self.dtype)(x, train=train))
+    return self.classify(x)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return slimjax.create_model('mobilenet_v1', num_classes=10, widths=WIDTHS)
+
+
+@pytest.fixture(scope='module')
+def variables(model):
+  return randomised(
+    model, slimjax.init(model, jax.random.key(0), image_size=SIZE)
+  )
+
+
+@pytest.fixture(scope='module')
+def path(model, variables, tmp_path_factory):
+  path = tmp_path_factory.mktemp('bundles') / 'digits'
+  runtime.export(
+    model,
+    variables,
+    path,
+    image_size=SIZE,
+    preprocess=digits.preprocess,
+    preprocessing=digits.PREPROCESSING,
+    class_names=digits.CLASS_NAMES,
+    errors=ERRORS,
+    validation={'data': 'digits'},
+    sample=digits.load('test')['image'][:4],
+  )
+  return path
+
+
+@pytest.fixture(scope='module')
+def net(path):
+  return runtime.load(path)
+
+
+@pytest.mark.parametrize('width', WIDTHS)
+def test_every_width_gives_the_networks_logits(net, model, variables, width):
+  for count in (1, 3):
+    images = images_of(count)
+    floating = digits.preprocess(images)
+    expected = slimjax.apply(model, variables, floating, width=width)
+    for given in (images, np.asarray(floating), floating):
+      logits = net(given, width=width)
+      assert logits.shape == (count, 10)
+      assert logits.dtype == np.float32
+      assert close(logits, expected)
+    if count > 1:  # they depend on the images
+      assert not close(logits[:1], logits[1:2], 0.1)
+    assert close(net.functions[width](images), expected)
+
+
+def test_functions_are_jitted_and_bound_to_their_weights(net):
+  function = net.functions[0.5]
+  (weights,) = function.args
+  assert weights is net.weights(0.5)
+  assert hasattr(function.func, 'lower')  # of jax.jit
+  images = images_of(1)
+  inside = jax.jit(lambda function, images: jnp.argmax(function(images)))
+  assert inside(function, images) == np.argmax(net(images, width=0.5))
+  assert list(net.functions) == [*WIDTHS]
+
+
+def test_the_manifest_says_what_a_user_needs(net, model):
+  manifest = net.manifest
+  assert net.widths == WIDTHS
+  assert manifest.image_size == (SIZE, SIZE)
+  assert manifest.class_names == tuple('0123456789')
+  assert manifest.preprocessing == digits.PREPROCESSING
+  assert manifest.platforms == ('cpu', 'cuda', 'tpu')
+  assert manifest.model['class'] == 'MobileNetV1'
+  assert manifest.versions['jax'] == jax.__version__
+  for entry in manifest.widths:
+    profile = slimjax.profile_model(model, width=entry.width, image_size=SIZE)
+    assert (entry.macs, entry.params) == (profile.macs, profile.params)
+    assert entry.error == ERRORS[entry.width]
+    assert entry.channels == model.channels(entry.width)
+    held = sum(x.nbytes for x in jax.tree.leaves(net.weights(entry.width)))
+    assert held == entry.prepared_bytes
+
+
+def test_shared_weights_are_stored_once(path, variables):
+  stored = bundle.read_tensors(path / bundle.WEIGHTS)
+  sizes = [x.nbytes for x in jax.tree.leaves(variables)]
+  assert sum(x.nbytes for x in stored.values()) == sum(sizes)
+  (kernel,) = (
+    stored[name] for name in stored if name.endswith('params/stem/conv/kernel')
+  )
+  np.testing.assert_array_equal(
+    kernel, variables['params']['stem']['conv']['kernel']
+  )
+
+
+def live_bytes():
+  return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_a_switch_is_one_dispatch(net, caplog):
+  """No trace, no compilation, no copy of weights."""
+  images = jnp.asarray(images_of(1))
+  for width in WIDTHS:
+    net(images, width=width)
+  before = live_bytes()
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    for _ in range(5):
+      for width in WIDTHS:
+        np.asarray(net(images, width=width))
+        assert live_bytes() <= before
+  assert not caplog.text
+
+
+def test_loading_compiles_ahead_of_time(path, caplog):
+  net = runtime.load(path, batch_sizes=(1, 2))
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    for width in WIDTHS:
+      for count in (1, 2):
+        np.asarray(net(images_of(count), width=width))
+    assert not caplog.text
+    net(images_of(3), width=0.5)
+    assert 'Compiling' in caplog.text
+
+
+def test_a_switch_is_the_program_of_a_network_built_at_its_size(net):
+  """It moves as many bytes, with as many operations: no slices inside."""
+  for width in WIDTHS:
+    alone = slimjax.create_model(
+      'mobilenet_v1', num_classes=10, widths=(width,)
+    )
+    alone = alone.clone(folded=True)
+    weights = slimjax.init(alone, jax.random.key(0), image_size=SIZE)
+
+    def run(weights, images, alone=alone, width=width):
+      return slimjax.apply(
+        alone, weights, digits.preprocess(images), width=width
+      )
+
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.uint8)
+    expected = jax.jit(run).lower(weights, images).compile()
+    found = net.compiled(width, 1, np.uint8).call
+    for cost in ('flops', 'bytes accessed'):
+      np.testing.assert_allclose(
+        found.cost_analysis()[cost], expected.cost_analysis()[cost], rtol=1e-3
+      )
+    temporary = [
+      program.memory_analysis().temp_size_in_bytes
+      for program in (found, expected)
+    ]
+    assert temporary[0] <= 1.01 * temporary[1]
+
+
+def test_what_preparing_holds(path):
+  images = images_of(1)
+  for prepare in ('load', 'use', 'lean'):
+    before = live_bytes()
+    net = runtime.load(path, prepare=prepare)
+    memory = net.memory()
+    held = live_bytes() - before
+    assert (
+      memory.held == held == (memory.all_widths if prepare == 'load' else 0)
+    )
+    for width in (0.5, 0.25, 0.5):
+      np.asarray(net(images, width=width))
+      held = live_bytes() - before
+      assert net.memory().held == held
+      if prepare == 'lean':
+        assert held == memory.prepared[width] <= memory.lean
+    if prepare != 'lean':
+      assert held == memory.all_widths
+    net.release(0.5)
+    assert live_bytes() - before == held - memory.prepared[0.5]
+    del net
+  assert memory.all_widths == sum(memory.prepared.values())
+  assert memory.lean == memory.prepared[0.5]
+  assert f'{memory.all_widths / 1e6:.1f} MB for all widths' in str(memory)
+
+
+@pytest.mark.parametrize('prepare', ['load', 'lean'])
+def test_threads_get_right_answers(path, net, prepare):
+  shared = runtime.load(path, prepare=prepare)
+  batches = [images_of(count) for count in (1, 1, 2)]
+  expected = {
+    (width, i): np.asarray(net(images, width=width))
+    for width in WIDTHS
+    for i, images in enumerate(batches)
+  }
+
+  def work(seed):
+    random = np.random.default_rng(seed)
+    for _ in range(40 if prepare == 'load' else 10):
+      width, i = WIDTHS[random.integers(2)], int(random.integers(3))
+      logits = shared(batches[i], width=width)
+      np.testing.assert_array_equal(np.asarray(logits), expected[width, i])
+    return True
+
+  with ThreadPoolExecutor(8) as pool:
+    assert all(pool.map(work, range(8)))
+
+
+def test_it_runs_without_the_models_source(path):
+  """A process that serves imports neither the models nor Flax."""
+  code = f"""
+import sys
+for name in ('flax', 'optax', 'slimjax.models', 'slimjax.layers'):
+  sys.modules[name] = None  # an import of it raises
+from slimjax import runtime
+net = runtime.load({str(path)!r})
+assert max(net.verify().values()) < 1e-5
+"""
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_nothing_is_unpickled(path, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise AssertionError('unpickled')
+
+  for name in ('load', 'loads', 'Unpickler'):
+    monkeypatch.setattr(pickle, name, refuse)
+  runtime.load(path).verify()
+
+
+def test_own_networks_fixed_batches_and_bfloat16(tmp_path):
+  model = Net(num_classes=3, widths=WIDTHS, dtype=jnp.bfloat16)
+  variables = slimjax.init(model, jax.random.key(0), image_size=8)
+  variables = randomised(model, variables, 8)
+  runtime.export(
+    model,
+    variables,
+    tmp_path / 'own',
+    image_size=8,
+    batch_size=2,
+    widths=(0.5,),
+  )
+  net = runtime.load(tmp_path / 'own')
+  assert net.widths == (0.5,)
+  weights = jax.tree.leaves(net.weights(0.5))
+  kinds = {w.dtype for w in weights if w.ndim > 1}
+  assert kinds == {jnp.dtype(jnp.bfloat16)}  # norms stay float32
+  images = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+  expected = slimjax.apply(
+    model, variables, jnp.asarray(images, jnp.float32), width=0.5
+  )
+  assert close(net(images, width=0.5), expected, 0.05)
+  with pytest.raises(ValueError, match='takes batches of 2, got 1'):
+    net(images[:1], width=0.5)
+  with pytest.raises(ValueError, match='without preprocessing'):
+    net(np.zeros((2, 8, 8, 3), np.uint8), width=0.5)
+
+
+def test_wrong_calls_are_refused(net, path):
+  with pytest.raises(ValueError, match=r'shape \[b, 32, 32, 3\], got \[32'):
+    net(np.zeros((32, 32, 3), np.uint8), width=0.5)
+  with pytest.raises(ValueError, match='at least 1, got 0'):
+    net(np.zeros((0, 32, 32, 3), np.uint8), width=0.5)
+  with pytest.raises(ValueError, match='uint8, or floating .* got int32'):
+    net(np.zeros((1, 32, 32, 3), np.int32), width=0.5)
+  with pytest.raises(
+    ValueError, match=r'width 0.75 is not loaded, only \(0.25'
+  ):
+    net(images_of(1), width=0.75)
+  with pytest.raises(ValueError, match='has no width 0.75, only 0.25, 0.5'):
+    runtime.load(path, widths=(0.75,))
+  with pytest.raises(ValueError, match='backend must be one of'):
+    runtime.load(path, backend='tensorrt')
+  with pytest.raises(ValueError, match='no ONNX models; export it with'):
+    runtime.load(path, backend='onnxruntime')
+
+
+def changed(path, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(path, copy)
+  return copy
+
+
+def rewrite(folder, **values):
+  """A manifest that someone made, with a hash that fits."""
+  content = json.loads((folder / 'manifest.json').read_text())
+  content.update(values)
+  content['sha256'] = bundle._content_hash(content)
+  (folder / 'manifest.json').write_text(json.dumps(content))
+  return content
+
+
+def truncate(folder):
+  file = folder / 'weights.safetensors'
+  file.write_bytes(file.read_bytes()[:-1])
+
+
+def edit(folder):
+  file = folder / 'programs' / 'w050.predict'
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 1
+  file.write_bytes(bytes(data))
+
+
+def lose(folder):
+  (folder / 'programs' / 'w025.prepare').unlink()
+
+
+def edit_manifest(folder):
+  file = folder / 'manifest.json'
+  file.write_text(file.read_text().replace('"error": 9.0', '"error": 1.0'))
+
+
+def garble(folder):
+  (folder / 'manifest.json').write_text('{"format": ')
+
+
+def foreign(folder):
+  (folder / 'manifest.json').write_text('{"name": "a web page"}')
+
+
+def future(folder):
+  rewrite(folder, schema=2)
+
+
+def incomplete(folder):
+  content = json.loads((folder / 'manifest.json').read_text())
+  del content['widths'][0]['macs']
+  rewrite(folder, widths=content['widths'])
+
+
+def escape(folder):
+  outside = folder.parent / 'secret'
+  outside.write_text('x')
+  content = json.loads((folder / 'manifest.json').read_text())
+  files = {**content['files'], '../secret': {'bytes': 1, 'sha256': ''}}
+  rewrite(folder, files=files)
+
+
+def link_out(folder):
+  file = folder / 'weights.safetensors'
+  file.rename(folder.parent / 'elsewhere')
+  file.symlink_to(folder.parent / 'elsewhere')
+
+
+def no_hash(folder):
+  content = json.loads((folder / 'manifest.json').read_text())
+  files = dict(content['files'])
+  del files['weights.safetensors']
+  rewrite(folder, files=files)
+
+
+def no_program(folder):
+  file = folder / 'programs' / 'w050.predict'
+  file.write_bytes(b'not a program')
+  content = json.loads((folder / 'manifest.json').read_text())
+  files = dict(content['files'])
+  digest = hashlib.sha256(b'not a program').hexdigest()
+  files['programs/w050.predict'] = {'bytes': 13, 'sha256': digest}
+  rewrite(folder, files=files)
+
+
+def other_platform(folder):
+  rewrite(folder, platforms=['tpu'])
+
+
+@pytest.mark.parametrize(
+  'damage, message',
+  [
+    (truncate, r'weights.safetensors has \d+ bytes, not the'),
+    (edit, 'w050.predict has been changed'),
+    (lose, 'has lost programs/w025.prepare'),
+    (edit_manifest, 'manifest.json has been changed'),
+    (garble, 'is not JSON'),
+    (foreign, 'is not the manifest of a slimjax bundle'),
+    (future, 'has the schema 2, this version of slimjax reads 1'),
+    (incomplete, "is not what schema 1 says: .*'macs'"),
+    (escape, 'names a file outside of itself'),
+    (link_out, 'names a file outside of itself'),
+    (no_hash, 'has no hash of weights.safetensors'),
+    (no_program, 'is no program this jax'),
+    (other_platform, 'was exported for tpu, not for cpu'),
+  ],
+)
+def test_what_is_not_the_bundle_that_was_written(
+  path, tmp_path, damage, message
+):
+  copy = changed(path, tmp_path)
+  damage(copy)
+  with pytest.raises(ValueError, match=message):
+    runtime.load(copy)
+
+
+def test_folders_that_are_no_bundle(tmp_path):
+  with pytest.raises(FileNotFoundError, match='there is no folder'):
+    runtime.load(tmp_path / 'none')
+  with pytest.raises(BundleError, match='is no bundle'):
+    runtime.load(tmp_path)
+
+
+def test_verify_finds_other_weights(path, tmp_path):
+  copy = changed(path, tmp_path)
+  tensors = bundle.read_tensors(copy / bundle.WEIGHTS)
+  from safetensors.numpy import save_file
+
+  name = next(n for n in tensors if n.endswith('stem/conv/kernel'))
+  save_file({**tensors, name: tensors[name] * 1.1}, copy / bundle.WEIGHTS)
+  content = json.loads((copy / 'manifest.json').read_text())
+  files = bundle.describe_files(copy)
+  rewrite(copy, files={name: files[name] for name in content['files']})
+  net = runtime.load(copy, prepare='use')
+  with pytest.raises(BundleError, match='does not give the logits'):
+    net.verify()
+
+
+def test_exports_that_can_not_be(model, variables, tmp_path, monkeypatch):
+  def export(**options):
+    runtime.export(
+      model, variables, tmp_path / 'new', **{'image_size': SIZE, **options}
+    )
+
+  with pytest.raises(ValueError, match='formats must be of jax, onnx'):
+    export(formats=('tflite',))
+  with pytest.raises(ValueError, match='platforms must be of cpu'):
+    export(platforms=())
+  with pytest.raises(ValueError, match='3 class names, but the model has 10'):
+    export(class_names=('a', 'b', 'c'))
+  with pytest.raises(ValueError, match='width 0.75 is not one of'):
+    export(widths=(0.75,))
+  (tmp_path / 'new').mkdir()
+  with pytest.raises(FileExistsError, match='choose another folder'):
+    export()
+  (tmp_path / 'new').rmdir()
+
+  def fail(*args, **kwargs):
+    raise OSError('the disk is full')
+
+  monkeypatch.setattr('slimjax.runtime.writer._save', fail)
+  with pytest.raises(OSError, match='the disk is full'):
+    export(widths=(0.25,))
+  assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_a_benchmark_measures_each_width_in_turn(net, tmp_path, capsys):
+  rounds = []
+  table = net.benchmark(
+    batch_sizes=(1, 2), rounds=3, on_round=lambda *done: rounds.append(done)
+  )
+  assert rounds == [(1, 3), (2, 3), (3, 3)]
+  assert [(r.width, r.batch_size) for r in table.rows] == [
+    (width, size) for width in WIDTHS for size in (1, 2)
+  ]
+  for row in table.rows:
+    entry = net.manifest.entry(row.width)
+    assert 0 < row.p50_ms <= row.p95_ms <= row.p99_ms
+    assert row.p50_ci[0] <= row.p50_ms <= row.p50_ci[1]
+    assert row.requests == 30
+    assert row.images_per_second > 0
+    assert row.compile_s > 0
+    assert row.weight_bytes == entry.prepared_bytes
+    assert row.temp_bytes > 0
+    assert (row.macs, row.error) == (entry.macs, entry.error)
+  assert table.backend == 'jax'
+  assert 'cores' in table.device
+  report.plot(table, tmp_path / 'plot.png', 'digits')
+  assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
+  with pytest.raises(ValueError, match='at least 3'):
+    net.benchmark(rounds=1)
+
+
+def test_the_controller_obeys_a_memory_budget(path, net):
+  """The bytes that live, with the program's own, stay within it."""
+  table = net.benchmark(rounds=3)
+  rows = {row.width: row for row in table.rows}
+  budget = rows[0.5].peak_bytes / 1e6 - 0.01
+  controller = runtime.Controller(table, budget_ms=1e6, memory_mb=budget)
+  before = live_bytes()
+  lean = runtime.load(path, prepare='lean')
+  images = images_of(1)
+  for _ in range(20):
+    width = controller.pick()
+    logits = lean(images, width=width)
+    held = live_bytes() - before - logits.nbytes
+    temporary = lean.compiled(width, 1, np.uint8).temp_bytes
+    assert held + temporary <= 1e6 * budget
+    controller.observe(1.0)
+  wide = runtime.Controller(table, budget_ms=1e6, memory_mb=budget + 0.02)
+  assert wide.pick() == 0.5
+
+
+def test_the_program_of_the_command_line(path, tmp_path):
+  command = [sys.executable, '-m', 'slimjax.benchmark', str(path)]
+  stem = tmp_path / 'measured'
+  run = subprocess.run(
+    [*command, '--rounds=3', f'--out={stem}'],
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  assert 'prepared weights' in run.stdout
+  table = runtime.Table.load(f'{stem}.json')
+  assert [row.width for row in table.rows] == [*WIDTHS]
+  assert stem.with_suffix('.png').exists()
