@@ -14,52 +14,49 @@ def _name(width: Width) -> str:
 
 def print_table(table: Table, console: Any) -> None:
   """Prints one line for each width and batch size on a rich console."""
+  import rich.box
   import rich.table
 
   shown = rich.table.Table(
     title=f'{table.backend} on {table.device}',
-    caption='latency with its 95 % confidence interval; dominated: another'
-    ' width is as good and faster',
+    caption='* dominated: another width is as good and faster',
+    box=rich.box.SIMPLE_HEAD,
+    padding=(0, 1, 0, 0),
+    pad_edge=False,
   )
   for name in (
-    'width',
-    'batch',
-    'p50, ms',
-    'p95, ms',
-    'p99, ms',
-    'img/s',
-    'compile, s',
-    'weights, MB',
-    'peak, MB',
-    'M MACs',
-    'error, %',
-    '',
+    '\nwidth',
+    '\nbatch',
+    'p50\nms',
+    'p95\nms',
+    'of p95\n95 % CI',
+    'p99\nms',
+    '\nimg/s',
+    'build\ns',
+    'wts.\nMB',
+    'peak\nMB',
+    'MACs\nM',
+    'error\n%',
   ):
-    shown.add_column(name, justify='right')
+    shown.add_column(name, justify='right', no_wrap=True)
 
   def known(value, scale, digits):
     return '?' if value is None else f'{value / scale:.{digits}f}'
 
   for row in table.rows:
-    latencies = (
-      f'{ms:.2f} ({low:.2f} - {high:.2f})'
-      for ms, (low, high) in (
-        (row.p50_ms, row.p50_ci),
-        (row.p95_ms, row.p95_ci),
-        (row.p99_ms, row.p99_ci),
-      )
-    )
     shown.add_row(
       _name(row.width),
       str(row.batch_size),
-      *latencies,
+      f'{row.p50_ms:.2f}',
+      f'{row.p95_ms:.2f}',
+      f'{row.p95_ci[0]:.2f}-{row.p95_ci[1]:.2f}',
+      f'{row.p99_ms:.2f}',
       f'{row.images_per_second:.0f}',
       known(row.compile_s, 1, 1),
-      known(row.weight_bytes, 1e6, 2),
-      known(row.peak_bytes, 1e6, 2),
+      known(row.weight_bytes, 1e6, 1),
+      known(row.peak_bytes, 1e6, 1),
       known(row.macs, 1e6, 1),
-      known(row.error, 1, 2),
-      'dominated' if table.dominated(row) else '',
+      known(row.error, 1, 2) + ('*' if table.dominated(row) else ''),
     )
   console.print(shown)
 

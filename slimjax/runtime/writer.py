@@ -310,10 +310,11 @@ def _tensors(variables, entries):
 
 
 def _save(path, tensors):
-  from safetensors.numpy import save_file
+  from safetensors.numpy import save
 
-  save_file(
-    {name: np.ascontiguousarray(array) for name, array in tensors.items()}, path
+  # Not `save_file`, which leaves files that only their owner reads.
+  path.write_bytes(
+    save({name: np.ascontiguousarray(a) for name, a in tensors.items()})
   )
 
 
