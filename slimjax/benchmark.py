@@ -11,6 +11,7 @@ import pathlib
 
 from absl import app
 from absl import flags
+from absl import logging
 import rich.console
 
 from slimjax.runtime import load
@@ -21,6 +22,7 @@ from slimjax.widths import canonical
 
 
 def main(argv: Sequence[str]) -> None:
+  logging.set_verbosity(logging.WARNING)
   if len(argv) != 2:
     raise app.UsageError('one argument is needed: the folder of the bundle')
   folder = pathlib.Path(argv[1])

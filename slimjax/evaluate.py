@@ -9,6 +9,7 @@ import json
 
 from absl import app
 from absl import flags
+from absl import logging
 from etils import epath
 import jax
 import numpy as np
@@ -140,7 +141,9 @@ def load_run(
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  logging.set_verbosity(logging.WARNING)
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   run, model, variables, step = load_run(
     _WORKDIR.value, best=_CHECKPOINT.value == 'best'
   )

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import hashlib
 import json
 import logging
+import pathlib
 import pickle
 import shutil
 import subprocess
@@ -544,3 +545,15 @@ def test_the_program_of_the_command_line(path, tmp_path):
   table = runtime.Table.load(f'{stem}.json')
   assert [row.width for row in table.rows] == [*WIDTHS]
   assert stem.with_suffix('.png').exists()
+
+
+def test_the_serving_experiment(path, tmp_path):
+  script = pathlib.Path(__file__).parents[1] / 'experiments/adaptive_serving'
+  command = [sys.executable, script / 'serve.py', f'--bundle={path}']
+  subprocess.run([*command, '--quick', f'--out={tmp_path}'], check=True)
+  result = json.loads((tmp_path / 'result.json').read_text())
+  assert list(result['policies']) == ['controller', 'always 0.5', 'always 0.25']
+  for policy in result['policies'].values():
+    assert policy['requests'] > 10
+    assert 0 <= policy['within_budget_percent'] <= 100
+  assert (tmp_path / 'serving.png').read_bytes().startswith(b'\x89PNG')

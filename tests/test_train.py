@@ -12,10 +12,12 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from configs import digits as digits_config
+from slimjax import runtime
 from slimjax.checkpoint import Checkpoints
 from slimjax.data import digits
 from slimjax.evaluate import Evaluator
 from slimjax.evaluate import load_run
+from slimjax.export import export_run
 from slimjax.models import create_model
 from slimjax.profile import profile_model
 from slimjax.reporting import MetricsWriter
@@ -193,6 +195,25 @@ def test_checkpoints_hold_the_state_as_it_was_when_saved(run):
       # What was trained since the last line of the log.
       counts = {sums['top1'][1] for sums in position['window']['sums'].values()}
       assert counts == ({64 * (STEPS % 8)} if step == STEPS else set())
+
+
+def test_a_run_becomes_a_bundle(run, tmp_path):
+  workdir, table, _ = run
+  manifest = export_run(workdir, tmp_path / 'bundle')
+  assert manifest.validation == {
+    'data': 'digits',
+    'split': 'test',
+    'examples': 360,
+    'step': 2 * STEPS,
+  }
+  errors = {row.width: row.top1_error for row in table}
+  assert {e.width: e.error for e in manifest.widths} == errors
+  net = runtime.load(tmp_path / 'bundle')
+  test = digits.load('test')
+  for width, error in errors.items():
+    wrong = np.argmax(net(test['image'], width=width), axis=-1) != test['label']
+    # A tie between two classes may fall either way.
+    assert abs(100 * wrong.mean() - error) <= 100 * 1 / 360 + 1e-9
 
 
 def test_a_finished_run_only_reports(run):

@@ -17,8 +17,10 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import pathlib
+import platform
 from typing import Any
 
 import jax
@@ -227,6 +229,17 @@ def tensor_shapes(
       kind = jnp.dtype(kinds[tensor.get_dtype()])
       shapes[name] = jax.ShapeDtypeStruct(tensor.get_shape(), kind)
   return shapes
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+  """Of Python and of these packages, to be written down."""
+  found = {'python': platform.python_version()}
+  for package in packages:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'not installed'
+  return found
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import datetime
-import importlib.metadata
+import os
 import platform
 import time
 from typing import Any
@@ -21,6 +21,10 @@ from slimjax.widths import Width
 # Of the calls in a turn, after the first, which finds the caches cold.
 _CALLS = 10
 _RESAMPLES = 400
+_PACKAGES = {
+  'jax': ('slimjax', 'jax', 'jaxlib'),
+  'onnxruntime': ('slimjax', 'onnxruntime'),
+}
 
 
 def measure(
@@ -85,7 +89,7 @@ def measure(
     device=describe_device(network.backend),
     backend=network.backend,
     measured=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    versions=_versions(network.backend),
+    versions=bundle.versions(_PACKAGES[network.backend]),
   )
 
 
@@ -129,8 +133,6 @@ def _row(network, width, size, dtype, times) -> Row:
 
 def describe_device(backend: str) -> str:
   """The device in words: its kind, and the processor and its cores."""
-  import os
-
   processor = platform.processor() or platform.machine()
   try:
     with open('/proc/cpuinfo') as file:
@@ -148,16 +150,3 @@ def describe_device(backend: str) -> str:
   if backend == 'jax' and jax.default_backend() != 'cpu':
     return f'{jax.devices()[0].device_kind} ({host})'
   return host
-
-
-def _versions(backend: str) -> dict[str, str]:
-  packages = ['slimjax', 'jax', 'jaxlib']
-  if backend == 'onnxruntime':
-    packages.append('onnxruntime')
-  found = {'python': platform.python_version()}
-  for package in packages:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      found[package] = 'not installed'
-  return found

@@ -64,7 +64,7 @@ def print_table(table: Table, console: Any) -> None:
 def plot(table: Table, path: pathlib.Path, title: str) -> None:
   """Saves error (or MACs, if it is unknown) against median latency, as PNG.
 
-  Bars reach to the 95th percentile; dominated widths are crosses.
+  Bars reach to the 95th percentile; dominated widths are crosses, off the line.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -80,9 +80,13 @@ def plot(table: Table, path: pathlib.Path, title: str) -> None:
       for row in rows
     ]
     color = f'C{index}'
+    worthwhile = [
+      (row.p50_ms, height)
+      for row, height in zip(rows, heights, strict=True)
+      if not table.dominated(row)
+    ]
     axes.plot(
-      [row.p50_ms for row in rows],
-      heights,
+      *zip(*worthwhile, strict=True),
       color=color,
       alpha=0.4,
       label=f'batch {batch_size}',

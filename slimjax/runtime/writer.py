@@ -4,10 +4,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import importlib.metadata
 import os
 import pathlib
-import platform
 import shutil
 from typing import Any
 
@@ -132,7 +130,7 @@ def export(
       platforms=tuple(platforms),
       widths=tuple(entries),
       validation=dict(validation or {}),
-      versions=_versions(formats),
+      versions=bundle.versions(_packages(formats)),
       files=bundle.describe_files(draft),
     )
     bundle.write_manifest(draft, manifest)
@@ -348,14 +346,6 @@ def _describe(model):
   }
 
 
-def _versions(formats):
+def _packages(formats):
   packages = ['slimjax', 'jax', 'jaxlib', 'flax']
-  if 'onnx' in formats:
-    packages += ['onnx', 'onnxruntime']
-  found = {'python': platform.python_version()}
-  for package in packages:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      found[package] = 'not installed'
-  return found
+  return packages + ['onnx', 'onnxruntime'] * ('onnx' in formats)
