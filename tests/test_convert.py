@@ -257,10 +257,3 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
   path = tmp_path / 'checkpoint.npz'
   save_torch(small(), small_variables(), path)
   assert_equal_trees(load_torch(small(), path), small_variables())
-
-
-def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'safetensors', None)
-  monkeypatch.setitem(sys.modules, 'safetensors.numpy', None)
-  with pytest.raises(ImportError, match=r"pip install 'slimjax\[torch\]'"):
-    load_torch(small(), tmp_path / 'checkpoint.safetensors')

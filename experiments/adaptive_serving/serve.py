@@ -139,6 +139,7 @@ def plot(streams, budget_ms, batch_size, seconds, path):
   """Latency of each request, its width, and accuracy, over time."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
+  from matplotlib.ticker import StrMethodFormatter
 
   figure = Figure(figsize=(9, 7.5), dpi=130, layout='constrained')
   FigureCanvasAgg(figure)
@@ -177,6 +178,8 @@ def plot(streams, budget_ms, batch_size, seconds, path):
     fontsize=8,
   )
   latency.set_yscale('log')
+  latency.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+  latency.yaxis.set_minor_formatter(StrMethodFormatter('{x:g}'))
   latency.set(
     ylabel='latency of a request, ms',
     title='Requests of one stream; grey: other processes keep all cores busy',
