@@ -294,3 +294,32 @@ def test_quantiles_between_those_measured():
   assert one.quantile_ms(0.99) == pytest.approx(12.5)
   assert 11.0 < one.quantile_ms(0.97) < 12.5
   assert one.quantile_ms(0.999) == pytest.approx(12.5)
+
+
+def test_relief_ends_the_wait_for_a_width_that_failed():
+  """Under load only the widest is slow; then the load goes."""
+  now, load = 0.0, True
+  chooser = controller(ROWS[2:], clock=lambda: now)
+
+  def serve(seconds):
+    nonlocal now
+    used, end = [], now + seconds
+    while now < end:
+      width = chooser.pick()
+      used.append(width)
+      latency = {0.75: 7.0, 1.0: 10.0}[width]
+      if load:  # and the thinner one is slower, but within the budget
+        latency = {0.75: 8.0, 1.0: 16.0}[width]
+      now += 0.01
+      chooser.observe(latency)
+    return used
+
+  serve(40)
+  waiting = chooser.explain()
+  assert 'failed: not for' in waiting
+  load = False
+  # 8 to 7 ms is no relief: it waits on; 8 to 4 ms is.
+  assert 1.0 not in serve(0.5)
+  for _ in range(100):
+    chooser.observe(4.0, width=0.75)
+  assert chooser.pick() == 1.0

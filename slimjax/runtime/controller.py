@@ -25,6 +25,9 @@ _HEADROOM = 0.9
 _PATIENCE = 2.5
 # Seconds for which a width that failed is not tried again: at first, at most.
 _BACKOFF_S = (1.0, 60.0)
+# It is tried all the same once requests take this share of what they took when
+# it had just failed: the load it failed under has gone.
+_RELIEF = 0.75
 
 
 @dataclasses.dataclass
@@ -34,10 +37,12 @@ class _Trial:
   Attributes:
     backoff_s: for how long it is left alone if it fails again.
     not_before: clock at which it may be tried again.
+    slowdown: the median ratio at the thinner width taken instead, right after.
   """
 
   backoff_s: float = _BACKOFF_S[0]
   not_before: float = -math.inf
+  slowdown: float = 0.0
 
 
 class Controller:
@@ -55,7 +60,8 @@ class Controller:
   widths too. A width that misses the budget more often than `quantile` allows
   is left for the widest thinner one that is expected to hold it. A wider one
   is taken when it is expected to hold the budget with room to spare; if it
-  fails, it is left alone for twice as long as the last time.
+  fails, it is left alone for twice as long as the last time, or until the
+  device is clearly faster than it was then.
 
   Not thread-safe: one controller a stream of requests, or a lock around it.
   """
@@ -106,9 +112,10 @@ class Controller:
     self._strikes = 0.0
     self._since = 0  # requests at this width
     self._trials = [_Trial() for _ in self._rows]
-    self._tried = (
-      False  # this width was gone up to, and has yet to prove itself
-    )
+    # This width was gone up to, and has yet to prove itself.
+    self._tried = False
+    # Of the width that was just left, if it had been tried.
+    self._failed: _Trial | None = None
 
   def _within_memory(self, rows, memory_mb):
     if memory_mb is None:
@@ -192,6 +199,9 @@ class Controller:
       # In balance where just as many miss as may.
       excuse = (1 - self.quantile) / self.quantile
       self._strikes = max(0.0, self._strikes - excuse)
+    if self._since == _SETTLE and self._failed is not None:
+      self._failed.slowdown, _ = self._slowdown(_SETTLE)
+      self._failed = None
     if self._strikes >= _PATIENCE:
       self._step_down(now)
     elif self._since >= _SETTLE and self._strikes < 1:
@@ -227,10 +237,12 @@ class Controller:
     if self._index == 0:
       self._strikes = _PATIENCE  # as bad as can be; nothing to flee to
       return
+    failed = None
     if self._tried:
-      trial = self._trials[self._index]
-      trial.not_before = now + trial.backoff_s
-      trial.backoff_s = min(2 * trial.backoff_s, _BACKOFF_S[1])
+      failed = self._trials[self._index]
+      failed.not_before = now + failed.backoff_s
+      failed.backoff_s = min(2 * failed.backoff_s, _BACKOFF_S[1])
+      failed.slowdown = 0.0
     # What it takes now, not over the window: the load has just changed.
     median, _ = self._slowdown(5)
     fitting = [
@@ -239,16 +251,21 @@ class Controller:
       if self._rows[i].p50_ms * median <= _HEADROOM * self.budget_ms
     ]
     self._go(max(fitting, default=0), tried=False)
+    self._failed = failed
 
   def _step_up(self, now):
+    slowdown, _ = self._slowdown(_WINDOW)
     fitting = [
       i
       for i in range(self._index + 1, len(self._rows))
-      if now >= self._trials[i].not_before
+      if self._may_try(self._trials[i], now, slowdown)
       and self._expected_ms(i) <= _HEADROOM * self.budget_ms
     ]
     if fitting:
       self._go(max(fitting), tried=True)
+
+  def _may_try(self, trial, now, slowdown):
+    return now >= trial.not_before or slowdown < _RELIEF * trial.slowdown
 
   def _go(self, index, *, tried):
     # The ratios stay: they are of the device, not of the width.

@@ -14,13 +14,12 @@ def _name(width: Width) -> str:
 
 def print_table(table: Table, console: Any) -> None:
   """Prints one line for each width and batch size on a rich console."""
-  import rich.box
   import rich.table
 
   shown = rich.table.Table(
     title=f'{table.backend} on {table.device}',
     caption='* dominated: another width is as good and faster',
-    box=rich.box.SIMPLE_HEAD,
+    box=None,
     padding=(0, 1, 0, 0),
     pad_edge=False,
   )
