@@ -210,10 +210,13 @@ def make_train_step(
     )
 
   def update(state, gradient, private):
-    average = jax.shard_map(
-      _average, mesh=mesh, in_specs=P(AXIS), out_specs=P()
-    )
-    gradient, private = average(gradient, private)
+    if mesh.size == 1:  # nothing to average, and no copy to do it in
+      gradient, private = jax.tree.map(lambda x: x[0], (gradient, private))
+    else:
+      average = jax.shard_map(
+        _average, mesh=mesh, in_specs=P(AXIS), out_specs=P()
+      )
+      gradient, private = average(gradient, private)
     gradients = {
       'params': gradient,
       'norm': {switch: new['norm'] for switch, new in private.items()},
