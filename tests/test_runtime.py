@@ -1,6 +1,7 @@
 """Bundles: what is written runs, at every width, and is what was written."""
 
 from concurrent.futures import ThreadPoolExecutor
+import gc
 import hashlib
 import json
 import logging
@@ -146,6 +147,7 @@ def test_shared_weights_are_stored_once(path, variables):
 
 
 def live_bytes():
+  gc.collect()  # what other tests have left in cycles
   return sum(array.nbytes for array in jax.live_arrays())
 
 
@@ -315,6 +317,8 @@ def test_wrong_calls_are_refused(net, path):
     runtime.load(path, widths=(0.75,))
   with pytest.raises(ValueError, match='backend must be one of'):
     runtime.load(path, backend='tensorrt')
+  with pytest.raises(ValueError, match='batch_sizes must be positive'):
+    runtime.load(path, batch_sizes=(1, 0))
   with pytest.raises(ValueError, match='no ONNX models; export it with'):
     runtime.load(path, backend='onnxruntime')
 

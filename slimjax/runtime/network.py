@@ -436,6 +436,8 @@ def load(
   ):
     if given not in allowed:
       raise ValueError(f'{what} must be one of {allowed}, got {given!r}')
+  if any(size < 1 for size in batch_sizes):
+    raise ValueError(f'batch_sizes must be positive, got {[*batch_sizes]}')
   manifest = bundle.read_manifest(folder)
   chosen = {canonical(width) for width in widths}
   for width in chosen:
