@@ -1,11 +1,10 @@
 """Dense and grouped convolutions that are fast on CPU in both directions.
 
 XLA:CPU takes 2-6 times as long over the kernel gradient of a 1x1 convolution
-as over the same product written as a dot, and longer if it is grouped. Over a
-3x3 convolution of maps of 2x2 pixels it takes up to 100 times as long, forward,
-as over a dot with its patches, and over one of RGB images to 24 channels 8
-times. Other platforms keep the native convolution; the formulation is chosen
-where the program is lowered.
+as over the same product written as a dot, and longer if it is grouped; and many
+times as long over 3x3 convolutions of maps of a few pixels, or of RGB images to
+few channels, as over a dot with their patches. Other platforms keep the native
+convolution; the formulation is chosen where the program is lowered.
 """
 
 from functools import partial
@@ -50,7 +49,7 @@ def convolve(
   geometry = (strides, padding, dilation, groups)
   formulation = _on_cpu(geometry, x.shape, kernel.shape)
   if formulation is None:
-    return _native(geometry, x, kernel)
+    return native(geometry, x, kernel)
   return _conv(geometry, formulation, x, kernel)
 
 
@@ -83,7 +82,7 @@ def _conv(geometry, formulation, x, kernel):
     x,
     kernel,
     cpu=partial(formulation, geometry),
-    default=partial(_native, geometry),
+    default=partial(native, geometry),
   )
 
 
@@ -96,7 +95,7 @@ def _conv_bwd(geometry, formulation, residuals, dy):
     *residuals,
     dy,
     cpu=partial(_vjp, partial(formulation, geometry)),
-    default=partial(_vjp, partial(_native, geometry)),
+    default=partial(_vjp, partial(native, geometry)),
   )
 
 
@@ -107,7 +106,8 @@ def _vjp(conv, x, kernel, dy):
   return jax.vjp(conv, x, kernel)[1](dy)
 
 
-def _native(geometry, x, kernel):
+def native(geometry, x, kernel):
+  """XLA's own; geometry is (strides, padding, dilation, groups)."""
   strides, padding, dilation, groups = geometry
   return lax.conv_general_dilated(
     x,

@@ -11,6 +11,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from slimjax.convolution import native
+
 # Rows of the output summed into one by the kernel gradient's first stage.
 _ROWS = 8
 
@@ -61,16 +63,7 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def _native(geometry, x, kernel):
-  strides, padding, dilation = geometry
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    strides,
-    padding,
-    rhs_dilation=dilation,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    feature_group_count=x.shape[-1],
-  )
+  return native((*geometry, x.shape[-1]), x, kernel)
 
 
 def _native_vjp(geometry, x, kernel, dy):

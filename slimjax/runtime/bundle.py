@@ -231,6 +231,11 @@ def tensor_shapes(
   return shapes
 
 
+def platform_of(device: jax.Device) -> str:
+  """The platform of a device, as `jax.export` calls it."""
+  return 'cuda' if device.platform == 'gpu' else device.platform
+
+
 def versions(packages: Iterable[str]) -> dict[str, str]:
   """Of Python and of these packages, to be written down."""
   found = {'python': platform.python_version()}

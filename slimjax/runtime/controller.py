@@ -178,8 +178,8 @@ class Controller:
 
     Args:
       latency_ms: of a request at the width picked last.
-      width: it was answered at, if another one: requests that were under way
-        when the pick changed only tell how fast the device is.
+      width: it was answered at. A request that was under way when the pick
+        changed, and so has another width, is left out.
 
     Raises:
       ValueError: the latency is no positive number.
@@ -224,9 +224,9 @@ class Controller:
     tail = ratios[math.ceil(self.quantile * len(ratios)) - 1]
     return median, tail - median
 
-  def _expected_ms(self, index: int, last: int = _WINDOW) -> float:
+  def _expected_ms(self, index: int) -> float:
     """At the quantile, of a width, if the device stays as it is."""
-    median, tail = self._slowdown(last)
+    median, tail = self._slowdown(_WINDOW)
     here, there = self._rows[self._index], self._rows[index]
     if not self._ratios:
       return there.quantile_ms(self.quantile)

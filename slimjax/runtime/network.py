@@ -182,11 +182,6 @@ class Network:
     held = sum(sizes[width] for width in list(self._weights))
     return Memory(sizes, held)
 
-  def sample(self) -> np.ndarray:
-    """The images of the bundle's check of itself."""
-    path = self._folder / bundle.SAMPLE
-    return bundle.read_tensors(path, ['images'])['images']
-
   def verify(self, *, tolerance: float | None = None) -> dict[Width, float]:
     """Compares the logits of every width with those the bundle was written of.
 
@@ -341,14 +336,13 @@ class _OnnxRuntime:
 
   name = 'onnxruntime'
 
-  def __init__(self, folder, manifest, entries):
+  def __init__(self, folder, manifest):
     try:
       import onnxruntime
     except ImportError as error:
       raise ImportError(
         "backend='onnxruntime' needs the extra: pip install 'slimjax[onnx]'"
       ) from error
-    del entries
     self._runtime = onnxruntime
     self._folder = folder
     preprocess = _preprocess(folder, manifest)
@@ -457,7 +451,7 @@ def load(
       raise ValueError(
         f'{folder} has no ONNX models; export it with --format=jax,onnx'
       )
-    made = _OnnxRuntime(folder, manifest, entries)
+    made = _OnnxRuntime(folder, manifest)
   network = Network(folder, manifest, made, [e.width for e in entries], prepare)
   documented = bundle.PREPROCESS in manifest.files
   for width in network.widths:
@@ -474,8 +468,7 @@ def _check_program(folder, manifest, predict, device):
       f'{folder} has no programs for jax, only ONNX models: load it with'
       " backend='onnxruntime'"
     )
-  names = {'gpu': 'cuda'}
-  platform = names.get(device.platform, device.platform)
+  platform = bundle.platform_of(device)
   if platform not in manifest.platforms:
     raise ValueError(
       f'{folder} was exported for {", ".join(manifest.platforms)}, not for'
