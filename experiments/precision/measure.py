@@ -16,8 +16,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from configs import digits
 from slimjax.train import train_and_evaluate
