@@ -16,6 +16,7 @@ def get_config() -> config_dict.ConfigDict:
   config.epochs = 100
   config.log_every_steps = 100
   config.eval_every_epochs = 1
+  config.compilation_cache_dir = '~/.cache/slimjax'
   config.model = {
     'name': '',
     'num_classes': 1000,
@@ -24,7 +25,18 @@ def get_config() -> config_dict.ConfigDict:
     'small_stem': False,
     'remat': False,
   }
-  config.data = {'name': 'imagenet2012'}
+  config.data = {
+    'name': 'imagenet2012',
+    'augmentation': 'basic',
+    'data_dir': config_dict.placeholder(str),
+    'image_size': 224,
+    'resize': config_dict.placeholder(int),
+    'test_split': config_dict.placeholder(str),
+    'held_out': 0,
+    'held_out_seed': 0,
+    'workers': config_dict.placeholder(int),
+    'max_corrupt': 10,
+  }
   config.optimizer = {
     'momentum': 0.9,
     'nesterov': True,

@@ -1,14 +1,16 @@
-"""Checkpoints of a run: the latest and the best, whole or not at all."""
+"""Checkpoints of a run: the last two and the best, whole or not at all."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import copy
+import json
 import logging
 from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy
 from orbax.checkpoint.checkpoint_managers import BestN
@@ -17,6 +19,56 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 class SaveError(RuntimeError):
   """A checkpoint could not be written."""
+
+
+def set_damaged_aside(folder: epath.Path) -> list[str]:
+  """Renames the latest checkpoints until one can be read; says which.
+
+  A kill leaves only whole checkpoints, but disks fail, and people delete files.
+  One process calls this, before any opens the folder.
+  """
+  said: list[str] = []
+  if not folder.is_dir():
+    return said
+  steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  for step in reversed(steps):
+    try:
+      _read_whole(folder / str(step))
+      break
+    except Exception as error:
+      damaged = folder / f'damaged-{step}'
+      number = 1
+      while damaged.exists():
+        number += 1
+        damaged = folder / f'damaged-{step}-{number}'
+      (folder / str(step)).rename(damaged)
+      text = str(error).splitlines()[0][:200] if str(error) else ''
+      said.append(
+        f'the checkpoint of step {step} is damaged ({type(error).__name__}:'
+        f' {text}); it was renamed to {damaged.name}'
+      )
+  return said
+
+
+def _read_whole(path: epath.Path) -> None:
+  """Raises if anything of a checkpoint can not be read."""
+  json.loads((path / 'position' / 'metadata').read_text())
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=jax.process_index(),
+    active_processes={jax.process_index()},
+    barrier_sync_key_prefix='read_whole',
+  )
+  with ocp.Checkpointer(
+    ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+    multiprocessing_options=alone,
+  ) as reader:
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+      reader.metadata(path / 'state').item_metadata.tree,
+    )
+    reader.restore(
+      path / 'state', args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+    )
 
 
 class Checkpoints:
@@ -40,7 +92,7 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,
         preservation_policy=AnyPreservationPolicy(
           [
-            LatestN(1),
+            LatestN(2),  # should one be damaged
             BestN(
               get_metric_fn=lambda metrics: metrics['error'],
               reverse=True,
@@ -57,7 +109,9 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *_: Any) -> None:
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    if kind is not None and jax.process_count() > 1:
+      return  # others may be gone, and closing waits for them
     with self._explained():
       self._manager.close()
 

@@ -16,6 +16,13 @@ from etils import epath
 from ml_collections import config_dict
 
 SECTIONS = ('model', 'data', 'optimizer', 'schedule', 'loss')
+# What may differ when a run goes on: where it is at work, not what it does.
+_FREE = (
+  'config.compilation_cache_dir',
+  'config.eval_batch_size',
+  'config.data.data_dir',
+  'config.data.workers',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +37,10 @@ class Run:
     log_every_steps: steps averaged in a line of training metrics.
     eval_every_epochs: epochs between evaluations at every width, each followed
       by a checkpoint.
+    compilation_cache_dir: where compiled programs are kept for the next start;
+      None keeps none. A cache that jax has been told of already is used as is.
     model: arguments of `slimjax.create_model`.
-    data: `name`, a key of `slimjax.train.DATASETS`, and arguments of its
-      augmentation.
+    data: of `slimjax.data.create_dataset`.
     optimizer: arguments of `slimjax.optim.sgd`.
     schedule: arguments of `slimjax.optim.create_schedule`.
     loss: label_smoothing and inplace_distillation.
@@ -44,6 +52,7 @@ class Run:
   epochs: int
   log_every_steps: int
   eval_every_epochs: int
+  compilation_cache_dir: str | None
   model: Mapping[str, Any]
   data: Mapping[str, Any]
   optimizer: Mapping[str, Any]
@@ -66,7 +75,7 @@ def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
   run = Run(**plain)
   for name in fields:
     value = getattr(run, name)
-    if name in SECTIONS:
+    if name in SECTIONS or name == 'compilation_cache_dir':
       continue
     least = 0 if name == 'seed' else 1
     if not isinstance(value, int) or value < least:
@@ -138,7 +147,9 @@ def write(config: Mapping[str, Any], path: epath.Path) -> None:
 
 
 def differences(old: Any, new: Any, where: str = 'config') -> list[str]:
-  """One line for each value that differs."""
+  """One line for each value that differs and makes another run."""
+  if where in _FREE:
+    return []
   if isinstance(old, dict) and isinstance(new, dict):
     return [
       line

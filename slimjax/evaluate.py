@@ -3,9 +3,11 @@
 python -m slimjax.evaluate --workdir=runs/digits [--widths=0.25,1.0]
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+import functools
 import json
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -15,10 +17,12 @@ import jax
 import numpy as np
 
 from slimjax import configuration
+from slimjax import processes
 from slimjax.checkpoint import Checkpoints
-from slimjax.data import DATASETS
-from slimjax.data.arrays import Arrays
-from slimjax.data.arrays import padded_batches
+from slimjax.data import create_dataset
+from slimjax.data.batches import Share
+from slimjax.data.dataset import Dataset
+from slimjax.data.prefetch import Prefetched
 from slimjax.metrics import summarise
 from slimjax.models import create_model
 from slimjax.models.common import SlimNet
@@ -35,6 +39,7 @@ from slimjax.widths import canonical
 from slimjax.widths import Width
 
 Results = dict[Width, dict[str, float]]
+_AHEAD = 2  # batches handed to the device before the first must be done
 
 
 class Evaluator:
@@ -48,54 +53,88 @@ class Evaluator:
     self,
     model: SlimNet,
     mesh: jax.sharding.Mesh,
-    arrays: Arrays,
+    dataset: Dataset,
     *,
     widths: Sequence[Width],
     batch_size: int,
-    preprocess: Callable[[jax.Array], jax.Array],
+    split: str = 'test',
   ):
     """
     Args:
       model: the slimmable one.
       mesh: of the devices to use.
-      arrays: the split.
+      dataset: whose split.
       widths: to evaluate.
       batch_size: any; rounded up to a multiple of the devices.
-      preprocess: images of the split -> floating images.
+      split: of the data set.
     """
     self._model = model
     self._mesh = mesh
-    self._arrays = arrays
+    self._dataset = dataset
+    self._split = split
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
     self._steps = {
       width: make_eval_step(
-        model.clone(widths=(width,)), mesh, preprocess=preprocess
+        model.clone(widths=(width,)), mesh, preprocess=dataset.preprocess
       )
       for width in widths
     }
+    self._compiled = False
 
   def __call__(self, variables: Variables) -> Results:
-    """{width: {'loss', 'top1_error', 'top5_error', 'examples'}}."""
-    results = {}
-    for width, step in self._steps.items():
-      _, weights = extract(self._model, variables, width=width)
-      totals: dict[str, np.ndarray] = {}
-      batches = padded_batches(
-        self._arrays,
+    """{width: {'loss', 'top1_error', 'top5_error', 'examples'}}.
+
+    Every image is read once for all widths; nothing is waited for until all are
+    on their way. What can not be decoded is not among the examples.
+    """
+    weights = {
+      width: extract(self._model, variables, width=width)[1]
+      for width in self._steps
+    }
+    totals: dict[Width, Any] = {}
+    pending: list[dict[Width, Any]] = []
+    with Prefetched(
+      self._dataset.eval_batches(
+        self._split,
         self._batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-      )
+        share=Share(jax.process_index(), jax.process_count()),
+      ),
+      functools.partial(shard, mesh=self._mesh),
+    ) as batches:
       for batch in batches:
-        metrics = step(weights, shard(batch, self._mesh))
-        for name, sum_count in metrics.items():
-          # float64, so that counts stay exact
-          totals[name] = totals.get(name, 0) + np.asarray(sum_count, np.float64)
-      results[width] = {
-        **summarise({name: tuple(total) for name, total in totals.items()}),
-        'examples': int(totals['top1'][1]),
+        self._compile(weights, batch)
+        pending.append(
+          {w: step(weights[w], batch) for w, step in self._steps.items()}
+        )
+        if len(pending) > _AHEAD:
+          _add(totals, pending.pop(0))
+    for metrics in pending:
+      _add(totals, metrics)
+    return {
+      width: {
+        **summarise({name: tuple(total) for name, total in sums.items()}),
+        'examples': int(sums['top1'][1]),
       }
-    return results
+      for width, sums in totals.items()
+    }
+
+  def _compile(self, weights, batch) -> None:
+    """All widths side by side, in threads, the first time."""
+    if self._compiled:
+      return
+    lowered = [step.lower(weights[w], batch) for w, step in self._steps.items()]
+    with ThreadPoolExecutor() as pool:
+      programs = pool.map(lambda program: program.compile(), lowered)
+      self._steps = dict(zip(self._steps, programs, strict=True))
+    self._compiled = True
+
+
+def _add(totals: dict[Width, Any], metrics: dict[Width, Any]) -> None:
+  for width, sums in metrics.items():
+    total = totals.setdefault(width, {})
+    for name, sum_count in sums.items():
+      # float64, so that counts stay exact
+      total[name] = total.get(name, 0) + np.asarray(sum_count, np.float64)
 
 
 def rows(model: SlimNet, results: Results, image_size: int) -> list[Row]:
@@ -144,31 +183,37 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  run, model, variables, step = load_run(
-    _WORKDIR.value, best=_CHECKPOINT.value == 'best'
-  )
-  widths = [
-    width for width in (canonical(text) for text in _WIDTHS.value)
-  ] or list(model.ordered_widths)
-  for width in widths:
-    model.switch(width)
-  dataset = DATASETS[run.data['name']]
-  mesh = data_mesh()
-  evaluator = Evaluator(
-    model,
-    mesh,
-    dataset.load('test'),
-    widths=widths,
-    batch_size=_BATCH_SIZE.value or run.eval_batch_size,
-    preprocess=dataset.preprocess,
-  )
-  results = evaluator(replicate(variables, mesh))
-  table = rows(model, results, dataset.IMAGE_SIZE)
-  print_table(
-    table,
-    f'{_WORKDIR.value}, step {step}: {table[0].examples} examples, each scored'
-    ' once',
-  )
+  with processes.joined():
+    run, model, variables, step = load_run(
+      _WORKDIR.value, best=_CHECKPOINT.value == 'best'
+    )
+    widths = [
+      width for width in (canonical(text) for text in _WIDTHS.value)
+    ] or list(model.ordered_widths)
+    for width in widths:
+      model.switch(width)
+    dataset = processes.together(lambda: create_dataset(run.data))
+    if _SPLIT.value not in dataset.splits:
+      raise app.UsageError(
+        f'--split={_SPLIT.value}: the run has {", ".join(dataset.splits)}'
+      )
+    mesh = data_mesh()
+    evaluator = Evaluator(
+      model,
+      mesh,
+      dataset,
+      widths=widths,
+      batch_size=_BATCH_SIZE.value or run.eval_batch_size,
+      split=_SPLIT.value,
+    )
+    results = evaluator(replicate(variables, mesh))
+    table = rows(model, results, dataset.image_size)
+    if processes.is_primary():
+      print_table(
+        table,
+        f'{_WORKDIR.value}, step {step}: {table[0].examples} examples, each'
+        ' scored once',
+      )
 
 
 if __name__ == '__main__':
@@ -178,4 +223,6 @@ if __name__ == '__main__':
   _CHECKPOINT = flags.DEFINE_enum(
     'checkpoint', 'latest', ['latest', 'best'], 'Which one.'
   )
+  _SPLIT = flags.DEFINE_string('split', 'test', 'Or train, or held_out.')
+  processes.define_flags()
   app.run(main)

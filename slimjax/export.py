@@ -10,8 +10,9 @@ from absl import app
 from absl import flags
 from absl import logging
 from etils import epath
+import numpy as np
 
-from slimjax.data import DATASETS
+from slimjax.data import create_dataset
 from slimjax.evaluate import load_run
 from slimjax.reporting import read_metrics
 from slimjax.runtime.bundle import Manifest
@@ -45,11 +46,9 @@ def export_run(
     best: the checkpoint with the least validation error, not the latest.
   """
   run, model, variables, step = load_run(workdir, best=best)
-  name = run.data['name']
-  if name not in DATASETS:
-    raise ValueError(f'{workdir}: unknown data set {name!r}')
-  dataset = DATASETS[name]
-  test = dataset.load('test')
+  dataset = create_dataset(run.data)
+  test = dataset.splits['test']
+  sample = test.read_eval(np.arange(min(batch_size or _SAMPLE, len(test))))
   validated = [
     record
     for record in read_metrics(epath.Path(workdir))
@@ -59,19 +58,19 @@ def export_run(
     model,
     variables,
     out,
-    image_size=dataset.IMAGE_SIZE,
+    image_size=dataset.image_size,
     widths=widths,
     preprocess=dataset.preprocess,
-    preprocessing=dataset.PREPROCESSING,
-    class_names=dataset.CLASS_NAMES,
+    preprocessing=dataset.preprocessing,
+    class_names=dataset.class_names,
     errors={canonical(r['width']): r['top1_error'] for r in validated},
     validation={
-      'data': name,
+      'data': dataset.name,
       'split': 'test',
-      'examples': len(test['label']),
+      'examples': len(test),
       'step': step,
     },
-    sample=test['image'][: batch_size or _SAMPLE],
+    sample=sample['image'],
     batch_size=batch_size,
     platforms=platforms,
     formats=formats,

@@ -3,14 +3,16 @@
 python -m slimjax.train --config=configs/digits.py --workdir=runs/digits
 """
 
+import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import functools
+import itertools
 import json
 import math
-import signal
-import threading
+import time
 from typing import Any
 
 from absl import app
@@ -22,10 +24,13 @@ from ml_collections import config_flags
 import numpy as np
 
 from slimjax import configuration
+from slimjax import processes
 from slimjax import reporting
 from slimjax.checkpoint import Checkpoints
-from slimjax.data import DATASETS
-from slimjax.data.arrays import TrainBatches
+from slimjax.checkpoint import set_damaged_aside
+from slimjax.data import create_dataset
+from slimjax.data.batches import Share
+from slimjax.data.prefetch import Prefetched
 from slimjax.evaluate import Evaluator
 from slimjax.evaluate import rows
 from slimjax.metrics import summarise
@@ -33,6 +38,7 @@ from slimjax.models import create_model
 from slimjax.models.common import SlimNet
 from slimjax.optim import create_schedule
 from slimjax.optim import sgd
+from slimjax.profile import profile_model
 from slimjax.steps import data_mesh
 from slimjax.steps import make_train_step
 from slimjax.steps import replicate
@@ -45,118 +51,133 @@ class NonFiniteError(RuntimeError):
   """A loss or a gradient is not a number, or infinite."""
 
 
-class Window:
+# Steps handed to the device before the first of them must be done: it never
+# waits for the host, and the host fills no memory with batches.
+RUN_AHEAD = 2
+
+
+class TrainLog:
   """Training metrics since the last line of the log.
 
-  Steps are added as arrays on the device and read when asked for, so that the
+  They are read two steps late, when the device is done with them, so that the
   loop does not wait. The sums survive in a checkpoint's position.
   """
 
-  def __init__(self, model: SlimNet, state: Mapping[str, Any] | None = None):
+  def __init__(
+    self,
+    model: SlimNet,
+    *,
+    record: Callable[[int], dict[str, Any] | None],
+    last_good: Callable[[], int | None],
+    state: Mapping[str, Any] | None = None,
+  ):
+    """
+    Args:
+      model: whose widths are trained.
+      record: step -> what a line of that step says of time, or None where no
+        line is due.
+      last_good: waits for the last checkpoint, and returns its step.
+      state: of a run that goes on.
+    """
     self._widths = {model.switch(w): w for w in model.ordered_widths}
-    state = state or {'sums': {}, 'last': {}}
-    self._sums = {s: dict(m) for s, m in state['sums'].items()}
-    self._last = dict(state['last'])
-    self._pending: list[tuple[int, Any]] = []
+    self._record = record
+    self._last_good = last_good
+    self._sums = {s: dict(m) for s, m in (state or {}).items()}
+    self._pending: collections.deque[tuple[int, Any]] = collections.deque()
 
-  def add(self, step: int, metrics: Any) -> None:
-    self._pending.append((step, metrics))
-
-  def read(self, last_good: Callable[[], int | None]) -> dict[str, Any]:
-    """Waits for the steps added and returns the sums, as JSON.
+  def add(self, step: int, metrics: Any) -> list[dict[str, Any]]:
+    """Takes the metrics of a step; returns the lines that are due.
 
     Raises:
-      NonFiniteError: naming the first bad step, its widths, and what
-        `last_good` returns, the step of the last checkpoint.
+      NonFiniteError: an earlier step's are not finite.
     """
-    for step, metrics in self._pending:
-      metrics = jax.tree.map(float, metrics)
-      bad = [
-        f'the loss of width {self._widths[switch]} is {sums["loss"][0]}'
-        for switch, sums in metrics['widths'].items()
-        if not math.isfinite(sums['loss'][0])
-      ]
-      if not bad and not math.isfinite(metrics['gradient_norm']):
-        bad = [f'the gradient norm is {metrics["gradient_norm"]}']
-      if bad:
-        raise NonFiniteError(
-          f'step {step}: {", ".join(bad)}; the last good checkpoint is of step'
-          f' {last_good()}. Lower the learning rate, or clip the gradient'
-          ' (config.optimizer.clip_norm)'
-        )
-      for switch, sums in metrics['widths'].items():
-        total = self._sums.setdefault(switch, {})
-        for name, (value, count) in sums.items():
-          old = total.get(name, (0.0, 0.0))
-          total[name] = (old[0] + value, old[1] + count)
-      self._last = {
-        name: metrics[name] for name in ('learning_rate', 'gradient_norm')
-      }
-    self._pending.clear()
-    return {'sums': self._sums, 'last': self._last}
+    for array in jax.tree.leaves(metrics):
+      array.copy_to_host_async()
+    self._pending.append((step, metrics))
+    return self.read(leave=RUN_AHEAD)
 
-  def flush(self, step: int, epoch: float, seconds: float, batch: int):
-    """One record a width, thinnest first, of the sums, which start anew."""
-    records = [
+  def read(self, *, leave: int = 0) -> list[dict[str, Any]]:
+    """Waits for all steps but the last few; returns the lines that are due."""
+    lines: list[dict[str, Any]] = []
+    while len(self._pending) > leave:
+      step, metrics = self._pending.popleft()
+      lines += self._read(step, jax.tree.map(float, metrics))
+    return lines
+
+  def state(self) -> dict[str, Any]:
+    """The sums of the steps read, as JSON."""
+    return {switch: dict(sums) for switch, sums in self._sums.items()}
+
+  def _read(self, step: int, metrics: Any) -> list[dict[str, Any]]:
+    self._check(step, metrics)
+    for switch, sums in metrics['widths'].items():
+      total = self._sums.setdefault(switch, {})
+      for name, (value, count) in sums.items():
+        old = total.get(name, (0.0, 0.0))
+        total[name] = (old[0] + value, old[1] + count)
+    record = self._record(step)
+    if record is None:
+      return []
+    lines = [
       {
         'split': 'train',
         'step': step,
-        'epoch': epoch,
         'width': width,
         **summarise(self._sums[switch]),
-        **self._last,
-        'images_per_second': batch / seconds,
-        'step_ms': 1000.0 * seconds,
+        'learning_rate': metrics['learning_rate'],
+        'gradient_norm': metrics['gradient_norm'],
+        **record,
       }
       for switch, width in self._widths.items()
     ]
     self._sums = {}
-    return records
+    return lines
 
-
-class StopOnSignal:
-  """Within it SIGTERM is remembered, not obeyed."""
-
-  def __init__(self):
-    self.asked = False
-
-  def __enter__(self) -> 'StopOnSignal':
-    self._main = threading.current_thread() is threading.main_thread()
-    if self._main:  # elsewhere Python has no handlers
-      self._old = signal.signal(signal.SIGTERM, self._remember)
-    return self
-
-  def _remember(self, *_: Any) -> None:
-    self.asked = True
-
-  def __exit__(self, *_: Any) -> None:
-    if self._main:
-      signal.signal(signal.SIGTERM, self._old)
+  def _check(self, step: int, metrics: Any) -> None:
+    bad = [
+      f'the loss of width {self._widths[switch]} is {sums["loss"][0]}'
+      for switch, sums in metrics['widths'].items()
+      if not math.isfinite(sums['loss'][0])
+    ]
+    if not bad and not math.isfinite(metrics['gradient_norm']):
+      bad = [f'the gradient norm is {metrics["gradient_norm"]}']
+    if bad:
+      raise NonFiniteError(
+        f'step {step}: {", ".join(bad)}; the last good checkpoint is of step'
+        f' {self._last_good()}. Lower the learning rate, or clip the gradient'
+        ' (config.optimizer.clip_norm)'
+      )
 
 
 def train_and_evaluate(
-  config: Mapping[str, Any], workdir: epath.PathLike
+  config: Mapping[str, Any],
+  workdir: epath.PathLike,
+  *,
+  profile_steps: int = 0,
 ) -> list[reporting.Row] | None:
   """Trains to the end of the configuration, evaluating on the way.
 
   A run that was stopped goes on from its last whole checkpoint, and ends as if
-  it had not been stopped.
+  it had not been stopped. Every process calls this; process 0 writes.
 
   Args:
     config: a configuration such as configs/digits.py gives.
     workdir: where config.json, checkpoints/, metrics.jsonl, tensorboard/,
-      results.json and error_vs_macs.png go.
+      results.json and error_vs_macs.png go; on storage that all hosts share.
+    profile_steps: how many steps to trace, into WORKDIR/profile; 0 traces none.
 
   Returns:
     The rows of the table, thinnest width first; None if SIGTERM came.
 
   Raises:
     ValueError: the configuration has errors, or is not that of the run in
-      `workdir`.
+      `workdir`, or another run is at work there.
     NonFiniteError: the training diverged.
   """
+  start = time.perf_counter()
   run = configuration.parse(config)
   workdir = epath.Path(workdir)
+  keep_compiled(run.compilation_cache_dir)
 
   # mesh
   mesh = data_mesh()
@@ -167,23 +188,22 @@ def train_and_evaluate(
     )
 
   # data
-  dataset, augment = load_dataset(run)
-  batches = TrainBatches(
-    dataset.load('train'),
-    run.batch_size,
-    seed=run.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
-  steps_per_epoch = batches.batches_per_epoch
+  dataset = processes.together(lambda: create_dataset(run.data))
+  share = Share(jax.process_index(), jax.process_count())
+  steps_per_epoch = len(dataset.splits['train']) // run.batch_size
+  if not steps_per_epoch:
+    raise ValueError(
+      f'config.batch_size {run.batch_size} must be between 1 and the'
+      f' {len(dataset.splits["train"])} training examples'
+    )
   total_steps = run.epochs * steps_per_epoch
 
   # model
   model = configuration.call(create_model, 'config.model', run.model)
-  if model.num_classes != dataset.NUM_CLASSES:
+  if model.num_classes != dataset.num_classes:
     raise ValueError(
       f'config.model.num_classes is {model.num_classes}, but'
-      f' {run.data["name"]} has {dataset.NUM_CLASSES} classes'
+      f' {dataset.name} has {dataset.num_classes} classes'
     )
 
   # state
@@ -198,7 +218,7 @@ def train_and_evaluate(
     sgd, 'config.optimizer', run.optimizer, schedule=schedule
   )
   variables = init(
-    model, jax.random.key(run.seed), image_size=dataset.IMAGE_SIZE
+    model, jax.random.key(run.seed), image_size=dataset.image_size
   )
   state = replicate(TrainState.create(variables, optimizer), mesh)
 
@@ -212,120 +232,162 @@ def train_and_evaluate(
     schedule=schedule,
     mesh=mesh,
     seed=run.seed,
-    preprocess=augment,
+    preprocess=dataset.augment,
   )
   evaluator = Evaluator(
     model,
     mesh,
-    dataset.load('test'),
+    dataset,
     widths=model.ordered_widths,
     batch_size=run.eval_batch_size,
-    preprocess=dataset.preprocess,
   )
 
-  with Checkpoints(workdir / 'checkpoints') as checkpoints:
+  with contextlib.ExitStack() as stack:
     # restore
-    claim(workdir, config, checkpoints)
-    first_step, window, best = 0, Window(model), math.inf
+    if processes.is_primary():
+      lock = processes.exclusive(workdir)
+      processes.together(lambda: stack.enter_context(lock))
+    else:
+      processes.together(lambda: None)
+    claim(workdir, config)
+    damaged = processes.together(lambda: set_aside(workdir))
+    checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints'))
+    first_step, sums, best = 0, None, math.inf
     if checkpoints.latest is not None:
       first_step = checkpoints.latest
       state, position = checkpoints.restore(first_step, state)
-      batches.set_state(position['data'])
-      window = Window(model, position['window'])
+      sums = position['window']
       best = position['best'] if position['best'] is not None else math.inf
 
-    writer = reporting.MetricsWriter(workdir, first_step=first_step)
-    progress = reporting.Progress(total_steps, first_step)
+    writer = stack.enter_context(
+      reporting.MetricsWriter(
+        workdir, first_step=first_step, enabled=processes.is_primary()
+      )
+    )
+    progress = stack.enter_context(
+      reporting.Progress(
+        total_steps, first_step, enabled=processes.is_primary()
+      )
+    )
+    for line in damaged:
+      progress.say(line)
     if first_step:
       progress.say(f'going on from the checkpoint of step {first_step}')
 
     # loop
     results = None
-    clock = reporting.Clock(first_step)
-    try:
-      with StopOnSignal() as stop:
-        for step in range(first_step + 1, total_steps + 1):
-          batch = shard(next(batches), mesh)
-          if step == first_step + 1:
-            step_fn = step_fn.compile(state, batch)
-            clock.skip()
-          state, metrics = step_fn(state, batch)
-          window.add(step, metrics)
-          progress.step(step)
-          epoch = step / steps_per_epoch
-          if step % run.log_every_steps == 0 or step == total_steps:
-            window.read(checkpoints.wait)
-            records = window.flush(
-              step, epoch, clock.read(step), run.batch_size
-            )
-            writer.write(records)
-            progress.line(records)
+    if first_step < total_steps:
+      steps = range(first_step, total_steps)
+      batches = stack.enter_context(
+        Prefetched(
+          dataset.train_batches(
+            run.batch_size, seed=run.seed, steps=steps, share=share
+          ),
+          functools.partial(shard, mesh=mesh),
+        )
+      )
+      clock = reporting.Clock(first_step, lambda: batches.waited)
+      log = TrainLog(
+        model,
+        record=lambda step: (
+          {'epoch': step / steps_per_epoch, **clock.read(step, run.batch_size)}
+          if step % run.log_every_steps == 0 or step == total_steps
+          else None
+        ),
+        last_good=checkpoints.wait,
+        state=sums,
+      )
+
+      def write(records: list[dict[str, Any]]) -> None:
+        for _, group in itertools.groupby(records, lambda r: r['step']):
+          lines = list(group)
+          writer.write(lines)
+          progress.line(lines)
+
+      trace = reporting.Trace(workdir / 'profile', first_step, profile_steps)
+      stop = stack.enter_context(processes.Stop())
+      for step in range(first_step + 1, total_steps + 1):
+        batch = next(batches)
+        if step == first_step + 1:
+          before = time.perf_counter()
+          step_fn = step_fn.compile(state, batch)
+          now = time.perf_counter()
+          progress.say(
+            f'the first step starts after {now - start:.1f} s, of which'
+            f' {now - before:.1f} s compiled it'
+          )
+          clock.start()
+        trace.before(step, wait=lambda: write(log.read()))
+        state, metrics = step_fn(state, batch)
+        write(log.add(step, metrics))
+        progress.step(step)
+        stopping = stop.after(step) or step == total_steps
+        evaluating = (
+          step % (run.eval_every_epochs * steps_per_epoch) == 0
+          or step == total_steps
+        )
+        if not evaluating and not stopping:
+          continue
+        write(log.read())  # only what is finite is scored and saved
+        with clock.paused():
           error = None
-          if (
-            step % (run.eval_every_epochs * steps_per_epoch) == 0
-            or step == total_steps
-          ):
-            window.read(checkpoints.wait)  # only what is finite is scored
+          if evaluating:
             results = evaluator(state.variables)
+            epoch = step / steps_per_epoch
             records = validation_records(results, step, epoch)
-            writer.write(records)
-            progress.line(records)
+            write(records)
             error = float(np.mean([r['top1_error'] for r in records]))
             best = min(best, error)
-          if error is not None or stop.asked:
-            position = {
-              'data': batches.get_state(),
-              'window': window.read(checkpoints.wait),
-              'best': best if math.isfinite(best) else None,
-            }
-            checkpoints.save(step, state, position, error)
-            clock.skip()
-          if stop.asked and step < total_steps:
-            checkpoints.wait()
-            progress.say(
-              f'SIGTERM: saved step {step}; the same command goes on'
-            )
-            return None
-      checkpoints.wait()
-    finally:
-      writer.close()
+          position = {
+            'window': log.state(),
+            'best': best if math.isfinite(best) else None,
+          }
+          checkpoints.save(step, state, position, error)
+        if stopping and step < total_steps:
+          checkpoints.wait()
+          progress.say(f'SIGTERM: saved step {step}; the same command goes on')
+          return None
+      trace.end()
+      macs = sum(
+        profile_model(model, width=w, image_size=dataset.image_size).macs
+        for w in model.ordered_widths
+      )
+      for line in clock.summary(run.batch_size, macs, mesh.devices.flatten()):
+        progress.say(line)
+    checkpoints.wait()
+
+    if results is None:  # the run was over before
+      results = evaluator(state.variables)
+    table = rows(model, results, dataset.image_size)
+    if processes.is_primary():
+      title = f'{run.model["name"]} on {dataset.name}'
+      write_results(table, workdir)
+      reporting.plot_errors(
+        table,
+        workdir / 'error_vs_macs.png',
+        title.replace(' on ', ', one set of weights, on '),
+      )
       progress.close()
-
-  if results is None:  # the run was over before
-    results = evaluator(state.variables)
-  table = rows(model, results, dataset.IMAGE_SIZE)
-  write_results(table, workdir)
-  reporting.print_table(table, f'{run.model["name"]} on {run.data["name"]}')
-  title = f'{run.model["name"]}, one set of weights, on {run.data["name"]}'
-  reporting.plot_errors(table, workdir / 'error_vs_macs.png', title)
-  return table
+      reporting.print_table(table, title)
+    return table
 
 
-def load_dataset(run: configuration.Run):
-  """The data set's module, and its augmentation with the run's arguments."""
-  arguments = dict(run.data)
-  name = arguments.pop('name', None)
-  if name not in DATASETS:
-    raise ValueError(
-      f'config.data.name {name!r} is not a data set; there are'
-      f' {", ".join(DATASETS)}'
-    )
-  dataset = DATASETS[name]
-  configuration.check_arguments(
-    dataset.augment, 'config.data', arguments, ('key', 'images')
-  )
-  return dataset, functools.partial(dataset.augment, **arguments)
+def keep_compiled(folder: str | None) -> None:
+  """Keeps compiled programs in a folder, unless jax keeps them already."""
+  if folder and jax.config.jax_compilation_cache_dir is None:
+    path = epath.Path(folder).expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(path))
 
 
-def claim(
-  workdir: epath.Path, config: Mapping[str, Any], checkpoints: Checkpoints
-) -> None:
+def claim(workdir: epath.Path, config: Mapping[str, Any]) -> None:
   """Writes the configuration; refuses a workdir that holds another run."""
   path = workdir / 'config.json'
   new = configuration.as_plain(config)
-  if path.exists() and checkpoints.latest is not None:
-    old = json.loads(path.read_text())
-    lines = configuration.differences(old, new)
+
+  def check() -> None:
+    if not path.exists() or not has_checkpoints(workdir):
+      return
+    lines = configuration.differences(json.loads(path.read_text()), new)
     if lines:
       raise ValueError(
         f'{workdir} holds a run with another configuration, which can not go'
@@ -333,9 +395,32 @@ def claim(
         + '\n  '.join(lines)
         + '\nTake another --workdir, or the configuration as it was.'
       )
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  configuration.write(new, path)
+
+  def write() -> None:
+    if processes.is_primary():
+      configuration.write(new, path)
+
+  def shared() -> None:
+    if not path.exists() or json.loads(path.read_text()) != new:
+      raise ValueError(
+        f'{workdir} is not the folder that process 0 wrote to: the workdir must'
+        ' be on storage that all hosts share, such as gs:// or NFS'
+      )
+
+  for phase in (check, write, shared):
+    processes.together(phase)
+
+
+def has_checkpoints(workdir: epath.Path) -> bool:
+  folder = workdir / 'checkpoints'
+  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def set_aside(workdir: epath.Path) -> list[str]:
+  """What process 0 says of damaged checkpoints."""
+  if not processes.is_primary():
+    return []
+  return set_damaged_aside(workdir / 'checkpoints')
 
 
 def validation_records(results, step: int, epoch: float) -> list[dict]:
@@ -384,7 +469,10 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+  with processes.joined():
+    train_and_evaluate(
+      _CONFIG.value, _WORKDIR.value, profile_steps=_PROFILE_STEPS.value
+    )
 
 
 if __name__ == '__main__':
@@ -392,5 +480,9 @@ if __name__ == '__main__':
     'config', None, 'File of the configuration.', lock_config=True
   )
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run.', required=True)
+  _PROFILE_STEPS = flags.DEFINE_integer(
+    'profile_steps', 0, 'Steps to trace into WORKDIR/profile.', lower_bound=0
+  )
   flags.mark_flag_as_required('config')
+  processes.define_flags()
   app.run(main)

@@ -1,10 +1,25 @@
-"""Data sets and what happens to their images, on the host and on the device.
+"""Data sets, and what happens to their images on the host and on the device."""
 
-A data set is a module with `load(split)`, `augment(key, images)` and
-`preprocess(images)` (in words: PREPROCESSING), NUM_CLASSES, CLASS_NAMES and
-IMAGE_SIZE.
-"""
+from collections.abc import Mapping
+from typing import Any
 
+from slimjax import configuration
 from slimjax.data import digits
+from slimjax.data import images
+from slimjax.data.dataset import Dataset
 
-DATASETS = {'digits': digits}
+
+def create_dataset(section: Mapping[str, Any]) -> Dataset:
+  """The data set of a configuration's section `data`.
+
+  Args:
+    section: `name` is digits (embedded), image_folder, or of TFDS; the rest are
+      arguments of `slimjax.data.digits.create` or `slimjax.data.images.create`.
+
+  Raises:
+    ValueError: the section is wrong, or the data can not be read.
+  """
+  if section.get('name') == 'digits':
+    options = {key: value for key, value in section.items() if key != 'name'}
+    return configuration.call(digits.create, 'config.data', options)
+  return configuration.call(images.create, 'config.data', section)

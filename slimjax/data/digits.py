@@ -4,17 +4,39 @@
 to 32x32 RGB, 1,437 to train and 360 to test, split once and for all.
 """
 
+import functools
+
 import jax
 import numpy as np
 
+from slimjax.data.batches import ArraySplit
+from slimjax.data.dataset import Dataset
 from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
 
-NUM_CLASSES = 10
 IMAGE_SIZE = 32
-CLASS_NAMES = tuple('0123456789')
-PREPROCESSING = '(images / 255 - 0.31) / 0.33'
 _TEST = 360
+# Of the training images, in [0, 1].
+_MEAN = 0.31
+_STD = 0.33
+
+
+def create(
+  *, max_shift: float = 3.0, max_degrees: float = 12.0, max_zoom: float = 0.12
+) -> Dataset:
+  """The data set; the arguments are those of `augment`."""
+  return Dataset(
+    name='digits',
+    num_classes=10,
+    class_names=tuple('0123456789'),
+    image_size=IMAGE_SIZE,
+    preprocessing=f'(images / 255 - {_MEAN}) / {_STD}',
+    splits={name: ArraySplit(load(name)) for name in ('train', 'test')},
+    augment=functools.partial(
+      augment, max_shift=max_shift, max_degrees=max_degrees, max_zoom=max_zoom
+    ),
+    preprocess=preprocess,
+  )
 
 
 def load(split: str) -> dict[str, np.ndarray]:
@@ -49,9 +71,9 @@ def augment(
   key: jax.Array,
   images: jax.Array,
   *,
-  max_shift: float = 3.0,
-  max_degrees: float = 12.0,
-  max_zoom: float = 0.12,
+  max_shift: float,
+  max_degrees: float,
+  max_zoom: float,
 ) -> jax.Array:
   """Small random shifts, turns and zooms, then `preprocess`.
 
@@ -71,11 +93,6 @@ def augment(
     max_zoom=max_zoom,
     fill=normalise(0.0, mean=_MEAN, std=_STD),
   )
-
-
-# Of the training images, in [0, 1].
-_MEAN = 0.31
-_STD = 0.33
 
 
 def preprocess(images: jax.Array) -> jax.Array:

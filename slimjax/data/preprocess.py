@@ -3,10 +3,107 @@
 import jax
 import jax.numpy as jnp
 
+Constant = float | tuple[float, ...]  # of all channels, or of each
 
-def normalise(images, *, mean: float, std: float):
+# Principal components of the colours of ImageNet's pixels, in [0, 1]: square
+# roots of eigenvalues, and eigenvectors as columns (Krizhevsky et al., 2012).
+_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+_COMPONENTS = (
+  (-0.5675, 0.7192, 0.4009),
+  (-0.5808, -0.0045, -0.8140),
+  (-0.5836, -0.6948, 0.4203),
+)
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL has it
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+
+
+def normalise(images, *, mean: Constant, std: Constant):
   """uint8 images in 0..255 -> float32 (images / 255 - mean) / std."""
-  return (jnp.asarray(images, jnp.float32) / 255.0 - mean) / std
+  return _standardise(jnp.asarray(images, jnp.float32) / 255.0, mean, std)
+
+
+def _standardise(images, mean: Constant, std: Constant):
+  mean, std = (
+    jnp.broadcast_to(jnp.asarray(x, images.dtype), images.shape)
+    for x in (mean, std)
+  )
+  return (images - mean) / std
+
+
+def colour_augment(
+  key: jax.Array,
+  images: jax.Array,
+  *,
+  mean: Constant,
+  std: Constant,
+  jitter: float = 0.4,
+  lighting: float = 0.1,
+) -> jax.Array:
+  """Colour jitter, lighting noise and flip, then `normalise`.
+
+  That is what the paper's recipes (appendix A) do after the random crop, in
+  their order. Each example draws its own, from (key, its place in the batch).
+
+  Args:
+    key: of `jax.random`.
+    images: uint8 [b, h, w, 3].
+    mean, std: see `normalise`.
+    jitter: see `colour_jitter`.
+    lighting: see `lighting_noise`.
+  """
+  images = jnp.asarray(images, jnp.float32) / 255.0
+
+  def of_example(place, image):
+    keys = jax.random.split(jax.random.fold_in(key, place), 3)
+    image = colour_jitter(keys[0], image, jitter)
+    image = lighting_noise(keys[1], image, lighting)
+    return jnp.where(jax.random.bernoulli(keys[2]), image[:, ::-1], image)
+
+  places = jnp.arange(images.shape[0])
+  return _standardise(jax.vmap(of_example)(places, images), mean, std)
+
+
+def colour_jitter(key: jax.Array, image: jax.Array, jitter: float) -> jax.Array:
+  """Changes brightness, contrast and saturation, in a random order.
+
+  Each mixes the image with another by a factor uniform in 1 - jitter to
+  1 + jitter, and clips: with black, with the mean of its grey, with its grey.
+
+  Args:
+    key: of `jax.random`.
+    image: [h, w, 3] in [0, 1].
+    jitter: 0 changes nothing.
+  """
+  order_key, factor_key = jax.random.split(key)
+  factors = jax.random.uniform(
+    factor_key, (3,), minval=1.0 - jitter, maxval=1.0 + jitter
+  )
+  choice = jax.random.randint(order_key, (), 0, len(_ORDERS))
+  order = jnp.asarray(_ORDERS)[choice]
+
+  for turn in range(3):
+    grey = image @ jnp.asarray(_GREY)  # [h, w]
+    mean = jnp.full_like(grey, grey.mean())
+    other = jnp.stack([jnp.zeros_like(grey), mean, grey])[order[turn]]
+    factor = factors[order[turn]]
+    image = factor * image + (1.0 - factor) * other[..., None]
+    image = jnp.clip(image, 0.0, 1.0)
+  return image
+
+
+def lighting_noise(
+  key: jax.Array, image: jax.Array, deviation: float
+) -> jax.Array:
+  """Adds one colour to all pixels, along the principal components of ImageNet.
+
+  Args:
+    key: of `jax.random`.
+    image: [h, w, 3] in [0, 1].
+    deviation: of the normal factor of each component.
+  """
+  factors = deviation * jax.random.normal(key, (3,))
+  colour = jnp.asarray(_COMPONENTS) @ (factors * jnp.asarray(_DEVIATIONS))
+  return jnp.clip(image + jnp.broadcast_to(colour, image.shape), 0.0, 1.0)
 
 
 def random_affine(

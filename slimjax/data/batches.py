@@ -1,0 +1,251 @@
+"""Which examples are in a batch, and the processes that read them.
+
+The training examples of all epochs stand in one endless row: a permutation of
+the split, then another. Step `s` takes the s-th batch of that row, and process
+`p` of `n` the p-th of its n parts. So a batch is a function of (seed, step)
+alone: no example is lost or repeated within an epoch, the number of processes
+changes nothing, and the step is all of the position there is to save.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+import threading
+from typing import Any
+from typing import Protocol
+
+from absl import flags
+from absl import logging
+import numpy as np
+
+Batch = dict[str, Any]  # the first axis of each array is that of examples
+
+_RESTARTS = 3  # of worker processes that died, in one pass over the batches
+
+
+class Split(Protocol):
+  """Examples that can be read in any order, in any process."""
+
+  def __len__(self) -> int:
+    """Number of examples."""
+
+  def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
+    """{'image': uint8 [b, h, w, 3], 'label': int32 [b]}, cropped at random.
+
+    `keys` [b, 3] are the seed of each example's crop. `corrupt`, if there, are
+    the names of images that were replaced by another.
+    """
+
+  def read_eval(self, indices: np.ndarray) -> Batch:
+    """The same, cropped as for evaluation; and `mask`, False if unreadable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySplit:
+  """Examples held in memory."""
+
+  arrays: dict[str, np.ndarray]
+
+  def __len__(self) -> int:
+    return len(self.arrays['label'])
+
+  def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
+    return {name: array[indices] for name, array in self.arrays.items()}
+
+  def read_eval(self, indices: np.ndarray) -> Batch:
+    batch = {name: array[indices] for name, array in self.arrays.items()}
+    return {**batch, 'mask': np.ones(len(indices), bool)}
+
+
+class CorruptImagesError(ValueError):
+  """More images can not be decoded than the configuration allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """Which part of every global batch is this process's."""
+
+  index: int = 0
+  count: int = 1
+
+  def of(self, batch_size: int) -> slice:
+    if batch_size % self.count:
+      raise ValueError(
+        f'batch_size {batch_size} does not divide among {self.count} processes;'
+        f' try {-(-batch_size // self.count) * self.count}'
+      )
+    part = batch_size // self.count
+    return slice(self.index * part, (self.index + 1) * part)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainReader:
+  """The training batches of some steps, by number, counted from the first."""
+
+  split: Split
+  batch_size: int
+  seed: int
+  steps: range
+  share: Share = Share()
+
+  def __post_init__(self):
+    if not 0 < self.batch_size <= len(self.split):
+      raise ValueError(
+        f'batch_size {self.batch_size} must be between 1 and the'
+        f' {len(self.split)} training examples'
+      )
+    self.share.of(self.batch_size)
+
+  def __len__(self) -> int:
+    return len(self.steps)
+
+  def __getitem__(self, number: int) -> Batch:
+    start = self.steps[number] * self.batch_size
+    row = np.arange(start, start + self.batch_size)[
+      self.share.of(self.batch_size)
+    ]
+    size = len(self.split)
+    epochs, places = np.divmod(row, size)
+    indices = np.concatenate(
+      [
+        epoch_order(self.seed, int(epoch), size)[places[epochs == epoch]]
+        for epoch in np.unique(epochs)
+      ]
+    )
+    keys = np.stack([np.full_like(row, self.seed), epochs, indices], axis=-1)
+    return self.split.read_train(indices, keys)
+
+
+@functools.lru_cache(maxsize=2)  # a batch may hold the end of one, and another
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+  """A permutation of the examples, of (seed, epoch) alone."""
+  return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalReader:
+  """Batches that hold every example once, in order; the last is filled up.
+
+  `mask` is False where an example only fills it up. All processes have the same
+  number of batches: one with fewer would leave the others waiting.
+  """
+
+  split: Split
+  batch_size: int
+  share: Share = Share()
+
+  def __len__(self) -> int:
+    return -(-len(self.split) // self.batch_size)
+
+  def __getitem__(self, number: int) -> Batch:
+    start = number * self.batch_size
+    row = np.arange(start, start + self.batch_size)[
+      self.share.of(self.batch_size)
+    ]
+    size = len(self.split)
+    batch = self.split.read_eval(np.minimum(row, size - 1))
+    return {**batch, 'mask': batch['mask'] & (row < size)}
+
+
+def read(
+  reader: TrainReader | EvalReader, *, workers: int = 0, max_corrupt: int = 0
+) -> Iterator[Batch]:
+  """The batches of a reader, read ahead by worker processes.
+
+  Args:
+    reader: of which batches.
+    workers: processes; 0 reads here, when asked.
+    max_corrupt: images that may be unreadable, each counted and logged once.
+
+  Raises:
+    CorruptImagesError: there are more.
+    RuntimeError: worker processes died, more than three times.
+  """
+  corrupt: set[str] = set()
+  with contextlib.closing(_batches(reader, workers)) as batches:
+    for batch in batches:
+      new = set(batch.pop('corrupt', ())) - corrupt
+      for name in sorted(new):
+        logging.error('the image %s can not be decoded; it is left out', name)
+      corrupt |= new
+      if len(corrupt) > max_corrupt:
+        raise CorruptImagesError(
+          f'{len(corrupt)} images can not be decoded, more than'
+          f' config.data.max_corrupt = {max_corrupt}: {_some(sorted(corrupt))}.'
+          ' Replace them, or allow more'
+        )
+      yield batch
+
+
+def _some(names: Sequence[str]) -> str:
+  return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+
+
+def _batches(reader, workers: int) -> Iterator[Batch]:
+  """Batches in order, whichever process read them."""
+  if not workers:
+    for number in range(len(reader)):
+      yield reader[number]
+    return
+  done, deaths = 0, 0
+  while done < len(reader):
+    batches = _worker_batches(reader, done, workers)
+    try:
+      for batch in batches:
+        # Out of the workers' shared memory.
+        batch = {
+          name: np.array(value) if isinstance(value, np.ndarray) else value
+          for name, value in batch.items()
+        }
+        done += 1
+        yield batch
+    except RuntimeError as error:
+      deaths += 1
+      if 'terminated unexpectedly' not in str(error) or deaths > _RESTARTS:
+        raise
+      logging.warning(
+        'a worker process of the input pipeline died (%s); starting %d new'
+        ' ones, death %d of at most %d',
+        error,
+        workers,
+        deaths,
+        _RESTARTS,
+      )
+    finally:
+      batches.close()
+
+
+def _worker_batches(reader, first: int, workers: int):
+  import grain  # here: heavy, and only images need it
+
+  if not flags.FLAGS.is_parsed():  # grain reads flags; notebooks have none
+    flags.FLAGS.mark_as_parsed()
+  # Few batches wait in a worker: one of 256 images takes 40 MB.
+  ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+  return iter(
+    grain.MapDataset.source(reader)[first:]
+    .to_iter_dataset(ahead)
+    .mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=min(workers, len(reader) - first), per_worker_buffer_size=1
+      ),
+      worker_init_fn=_end_with_parent,
+    )
+  )
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+  """Or the workers of a run that is killed would stay for ever."""
+  del worker, workers
+  parent = multiprocessing.parent_process()
+
+  def watch():
+    if parent is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,238 @@
+"""Data sets of encoded photos: ImageNet, any other of TFDS, an image folder."""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from slimjax.data.batches import Batch
+from slimjax.data.dataset import Dataset
+from slimjax.data.jpeg import decode_centre_crop
+from slimjax.data.jpeg import decode_random_crop
+from slimjax.data.jpeg import DecodeError
+from slimjax.data.preprocess import colour_augment
+from slimjax.data.preprocess import normalise
+from slimjax.data.sources import open_folder
+from slimjax.data.sources import open_tfds
+from slimjax.data.sources import Source
+from slimjax.data.sources import Sources
+
+FOLDER = 'image_folder'
+_LOOKS = 100  # for an image to take the place of a corrupt one
+_SAMPLES = 64  # of each split, read before training starts
+_IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
+_HALF = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """A recipe of the paper's appendix A.
+
+  Attributes:
+    least_area: of the random crop, as a share of the image's.
+    mean, std: of RGB in [0, 1], for normalising.
+  """
+
+  least_area: float
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+
+# All jitter colours by 0.4, add lighting noise of 0.1, and flip.
+AUGMENTATIONS = {
+  'basic': Augmentation(0.08, **_IMAGENET),
+  'mobile': Augmentation(0.25, **_IMAGENET),
+  'inception': Augmentation(0.08, **_HALF),
+}
+
+
+class LabelError(ValueError):
+  """A label is not one of the classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSplit:
+  """Examples of a source, decoded and cropped when they are read.
+
+  Attributes:
+    source: of records.
+    chosen: its indices that belong to the split.
+    num_classes: labels are below it.
+    size: height and width of the crops.
+    resize: shorter side before the central crop.
+    least_area: of random crops.
+  """
+
+  source: Source
+  chosen: np.ndarray
+  num_classes: int
+  size: int
+  resize: int
+  least_area: float
+
+  def __len__(self) -> int:
+    return len(self.chosen)
+
+  def _record(self, index: int):
+    record = self.source[int(self.chosen[index])]
+    if not 0 <= record.label < self.num_classes:
+      raise LabelError(
+        f'the label of {record.name} is {record.label}, but there are'
+        f' {self.num_classes} classes, counted from 0'
+      )
+    return record
+
+  def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
+    """A corrupt image's place is taken by the next that can be decoded."""
+    images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    corrupt = []
+    for i, (index, key) in enumerate(zip(indices, keys, strict=True)):
+      for step in range(_LOOKS):
+        record = self._record((index + step) % len(self))
+        rng = np.random.default_rng(key)
+        try:
+          images[i] = decode_random_crop(
+            record.encoded, rng, self.size, self.least_area
+          )
+        except DecodeError:
+          corrupt.append(record.name)
+          continue
+        labels[i] = record.label
+        break
+      else:
+        raise DecodeError(
+          f'{_LOOKS} images in a row can not be decoded, up to {record.name}'
+        )
+    return {'image': images, 'label': labels, 'corrupt': tuple(corrupt)}
+
+  def read_eval(self, indices: np.ndarray) -> Batch:
+    """A corrupt image is not scored."""
+    images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    mask = np.ones(len(indices), bool)
+    corrupt = []
+    for i, index in enumerate(indices):
+      record = self._record(index)
+      labels[i] = record.label
+      try:
+        images[i] = decode_centre_crop(record.encoded, self.size, self.resize)
+      except DecodeError:
+        mask[i] = False
+        corrupt.append(record.name)
+    return {
+      'image': images,
+      'label': labels,
+      'mask': mask,
+      'corrupt': tuple(corrupt),
+    }
+
+  def check(self, name: str) -> None:
+    """Reads a few records; raises ValueError if the split can not be used."""
+    if not len(self):
+      raise ValueError(f'the split {name} is empty')
+    places = np.linspace(0, len(self) - 1, min(_SAMPLES, len(self)))
+    for index in np.unique(places.astype(int)):
+      self._record(index)
+
+
+def create(
+  name: str,
+  *,
+  augmentation: str = 'basic',
+  data_dir: str | None = None,
+  image_size: int = 224,
+  resize: int | None = None,
+  test_split: str | None = None,
+  held_out: int = 0,
+  held_out_seed: int = 0,
+  workers: int | None = None,
+  max_corrupt: int = 10,
+) -> Dataset:
+  """A data set of photos.
+
+  Args:
+    name: of TFDS, such as imagenet2012; or image_folder.
+    augmentation: one of `AUGMENTATIONS`.
+    data_dir: of TFDS (None is its default), or the image folder.
+    image_size: height and width the network sees, pixels.
+    resize: shorter side before the central crop of an evaluation; None is 8/7
+      of `image_size`, which is 256 for 224.
+    test_split: None is validation, or test.
+    held_out: training images set aside as the split `held_out`.
+    held_out_seed: which ones.
+    workers: processes that decode; None is one a core; 0 none.
+    max_corrupt: images that may be unreadable.
+
+  Raises:
+    ValueError: an argument is wrong, or the data can not be read; the text says
+      what to do.
+  """
+  if augmentation not in AUGMENTATIONS:
+    raise ValueError(
+      f'augmentation {augmentation!r} is not one of {", ".join(AUGMENTATIONS)}'
+    )
+  resize = round(image_size * 8 / 7) if resize is None else resize
+  if not 0 < image_size <= resize:
+    raise ValueError(
+      f'image_size {image_size} must be between 1 and resize, {resize}'
+    )
+  opened = (
+    open_folder(data_dir, test_split)
+    if name == FOLDER
+    else open_tfds(name, data_dir, test_split)
+  )
+  recipe = AUGMENTATIONS[augmentation]
+  constants = {'mean': recipe.mean, 'std': recipe.std}
+
+  def split(source: Source, chosen: np.ndarray) -> ImageSplit:
+    return ImageSplit(
+      source,
+      chosen,
+      num_classes=len(opened.class_names),
+      size=image_size,
+      resize=resize,
+      least_area=recipe.least_area,
+    )
+
+  splits = _splits(opened, split, held_out, held_out_seed)
+  for key, examples in splits.items():
+    examples.check(opened.test_name if key == 'test' else key)
+  if workers is None:
+    workers = os.cpu_count() or 1
+  return Dataset(
+    name=name,
+    num_classes=len(opened.class_names),
+    class_names=opened.class_names,
+    image_size=image_size,
+    preprocessing=(
+      f'(images / 255 - {list(recipe.mean)}) / {list(recipe.std)}; before'
+      f' that, the shorter side resized to {resize}, the centre cropped to'
+      f' {image_size}'
+    ),
+    splits=splits,
+    augment=functools.partial(colour_augment, **constants),
+    preprocess=functools.partial(normalise, **constants),
+    workers=workers,
+    max_corrupt=max_corrupt,
+  )
+
+
+def _splits(opened: Sources, split: Any, held_out: int, seed: int):
+  """{'train', 'test', and 'held_out' if wanted}."""
+  size = len(opened.train)
+  if not 0 <= held_out < max(size, 1):
+    raise ValueError(
+      f'held_out {held_out} must be between 0 and the {size} training images,'
+      ' less one'
+    )
+  order = np.random.default_rng(seed).permutation(size)
+  splits = {
+    'train': split(opened.train, np.sort(order[held_out:])),
+    'test': split(opened.test, np.arange(len(opened.test))),
+  }
+  if held_out:
+    splits['held_out'] = split(opened.train, np.sort(order[:held_out]))
+  return splits

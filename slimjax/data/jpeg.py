@@ -1,0 +1,149 @@
+"""Encoded photos to crops of one size, on the host.
+
+The decoders were chosen by measurement: experiments/input_pipeline.
+"""
+
+import io
+import math
+
+import numpy as np
+
+_TRIES = 10
+_RATIOS = (3 / 4, 4 / 3)
+_SCALINGS = (8, 4, 2)  # that JPEG decoding has at a profit
+
+
+class DecodeError(ValueError):
+  """The image can not be decoded."""
+
+
+def random_crop(
+  rng: np.random.Generator, height: int, width: int, least_area: float
+) -> tuple[int, int, int, int]:
+  """Top, left, height and width of a random part of an image.
+
+  The part's area is uniform in [least_area, 1] of the image's, the logarithm of
+  its aspect ratio uniform between 3/4 and 4/3 (Szegedy et al., arXiv 1409.4842,
+  section 6). What does not fit is drawn again; after ten times it is the
+  largest centred part with an allowed ratio.
+  """
+  for _ in range(_TRIES):
+    area = height * width * rng.uniform(least_area, 1.0)
+    ratio = math.exp(rng.uniform(*np.log(_RATIOS)))
+    part_width = round(math.sqrt(area * ratio))
+    part_height = round(math.sqrt(area / ratio))
+    if 0 < part_width <= width and 0 < part_height <= height:
+      top = int(rng.integers(0, height - part_height + 1))
+      left = int(rng.integers(0, width - part_width + 1))
+      return top, left, part_height, part_width
+  ratio = min(max(width / height, _RATIOS[0]), _RATIOS[1])
+  part_width = min(width, round(height * ratio))
+  part_height = min(height, round(width / ratio))
+  top, left = (height - part_height) // 2, (width - part_width) // 2
+  return top, left, part_height, part_width
+
+
+def decode_random_crop(
+  encoded: bytes, rng: np.random.Generator, size: int, least_area: float
+) -> np.ndarray:
+  """A random part of a photo, resized.
+
+  Decoding halves the resolution as often as the part stays as large as `size`,
+  which filters as well as saves time; the rest is a bilinear resize by a factor
+  of less than two.
+
+  Args:
+    encoded: JPEG, or anything Pillow reads.
+    rng: of the part.
+    size: height and width of the result, pixels.
+    least_area: of the part, as a share of the image's.
+
+  Returns:
+    uint8 [size, size, 3], RGB.
+
+  Raises:
+    DecodeError: it can not be decoded.
+  """
+  import cv2
+  import simplejpeg
+
+  cv2.setNumThreads(0)  # a worker process has one core
+  try:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+    top, left, part_height, part_width = random_crop(
+      rng, height, width, least_area
+    )
+    scaling = next(
+      (s for s in _SCALINGS if min(part_height, part_width) >= s * size), 1
+    )
+    image = simplejpeg.decode_jpeg(
+      encoded,
+      # The decoder rounds up, as it does itself.
+      min_height=-(-height // scaling) if scaling > 1 else 0,
+      min_width=-(-width // scaling) if scaling > 1 else 0,
+      min_factor=scaling,
+    )
+  except ValueError:  # no JPEG, or one of a rare kind
+    image = _decode_any(encoded)
+    height, width, _ = image.shape
+    top, left, part_height, part_width = random_crop(
+      rng, height, width, least_area
+    )
+    scaling = 1
+  part = image[
+    top // scaling : max((top + part_height) // scaling, top // scaling + 1),
+    left // scaling : max((left + part_width) // scaling, left // scaling + 1),
+  ]
+  # Bilinear aliases beyond a factor of two, which only other formats reach.
+  shrinks = min(part.shape[:2]) >= 2 * size
+  return cv2.resize(
+    part, (size, size), interpolation=cv2.INTER_AREA if shrinks else 1
+  )
+
+
+def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
+  """The centre of a photo whose shorter side was resized to `resize`.
+
+  As torchvision's Resize and CenterCrop do it on PIL images, pixel by pixel:
+  bilinear with a filter as wide as the reduction; the longer side rounded down.
+
+  Args:
+    encoded: JPEG, or anything Pillow reads.
+    size: height and width of the result, pixels.
+    resize: of the shorter side, pixels, at least `size`.
+
+  Returns:
+    uint8 [size, size, 3], RGB.
+
+  Raises:
+    DecodeError: it can not be decoded.
+  """
+  from PIL import Image
+  import simplejpeg
+
+  try:
+    image = simplejpeg.decode_jpeg(encoded)
+  except ValueError:
+    image = _decode_any(encoded)
+  height, width, _ = image.shape
+  if width <= height:
+    new = (resize, int(resize * height / width))
+  else:
+    new = (int(resize * width / height), resize)
+  left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
+  resized = Image.fromarray(image)
+  if new != (width, height):
+    resized = resized.resize(new, Image.Resampling.BILINEAR)
+  return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def _decode_any(encoded: bytes) -> np.ndarray:
+  """What Pillow reads, as uint8 [h, w, 3]; ImageNet has a PNG and some CMYK."""
+  from PIL import Image
+
+  errors = (OSError, ValueError, SyntaxError, EOFError)  # of its many plugins
+  try:
+    with Image.open(io.BytesIO(encoded)) as image:
+      return np.asarray(image.convert('RGB'))
+  except (*errors, Image.DecompressionBombError) as error:
+    raise DecodeError(str(error)) from error

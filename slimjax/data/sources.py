@@ -1,0 +1,259 @@
+"""Where encoded images come from: TFDS as ArrayRecord, or folders.
+
+Both are read in any order without TensorFlow, and may lie on cloud storage.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import difflib
+from typing import Any
+from typing import NamedTuple
+from typing import Protocol
+
+from etils import epath
+import numpy as np
+
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+_TEST_SPLITS = ('validation', 'val', 'test')
+
+
+class Record(NamedTuple):
+  """One example: the name tells a user which, the image is still encoded."""
+
+  name: str
+  encoded: bytes
+  label: int
+
+
+class Source(Protocol):
+  """Records that can be read in any order, in any process."""
+
+  def __len__(self) -> int:
+    """Number of records."""
+
+  def __getitem__(self, index: int) -> Record:
+    """Reads one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+  """The training and the test split of a data set."""
+
+  train: Source
+  test: Source
+  test_name: str
+  class_names: tuple[str, ...]
+
+
+# TFDS
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+  """A split that TFDS has prepared as ArrayRecord."""
+
+  split: str
+  records: Any  # of tfds: picklable, opens its files where it is used
+  image_key: str
+  label_key: str
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> Record:
+    example = self.records[int(index)]
+    name = example.get('file_name')
+    name = name.decode() if isinstance(name, bytes) else name
+    return Record(
+      str(name or f'{self.split}[{index}]'),
+      example[self.image_key],
+      int(example[self.label_key]),
+    )
+
+
+def open_tfds(name: str, data_dir: str | None, test_split: str | None):
+  """The sources of a TFDS data set, such as imagenet2012.
+
+  Args:
+    name: of the data set, with a configuration or version if wanted.
+    data_dir: of TFDS; None is ~/tensorflow_datasets, or TFDS_DATA_DIR.
+    test_split: None is validation, or test.
+
+  Raises:
+    ValueError: there is no such set, it is not one of images and classes, or is
+      not prepared as ArrayRecord; the text has the command that prepares it.
+  """
+  try:
+    import tensorflow_datasets as tfds
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f'{name} is read by tensorflow-datasets, which is not installed:'
+      " pip install -e '.[imagenet]'"
+    ) from error
+
+  where = {} if data_dir is None else {'data_dir': data_dir}
+  try:
+    builder = tfds.builder(name, **where)
+  except tfds.core.DatasetNotFoundError as error:
+    known = ['digits', 'image_folder', *tfds.list_builders()]
+    near = difflib.get_close_matches(name, known, n=3)
+    raise ValueError(
+      f'config.data.name {name!r} is not a data set'
+      + (f'; is it {" or ".join(near)}?' if near else '')
+      + ' Names are digits, image_folder, and those of tensorflow-datasets:'
+      ' https://www.tensorflow.org/datasets/catalog'
+    ) from error
+  _check_prepared(builder)
+  info = builder.info
+  kinds = {
+    key: type(info.features[key])
+    for key in info.supervised_keys or ()
+    if key in info.features
+  }
+  if list(kinds.values()) != [tfds.features.Image, tfds.features.ClassLabel]:
+    raise ValueError(
+      f'{name} is not a set for image classification: its supervised keys are'
+      f' {kinds}, expected an Image and a ClassLabel'
+    )
+  image_key, label_key = kinds
+  test_name = _test_split(name, list(info.splits), test_split)
+
+  def source(split: str) -> TfdsSource:
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=decoders)
+    return TfdsSource(split, records, image_key, label_key)
+
+  return Sources(
+    train=source('train'),
+    test=source(test_name),
+    test_name=test_name,
+    class_names=tuple(info.features[label_key].names),
+  )
+
+
+def _check_prepared(builder: Any) -> None:
+  """Raises ValueError with the command that prepares the set as ArrayRecord."""
+  folder = epath.Path(builder.data_path)
+  root = folder
+  for _ in builder.info.full_name.split('/'):
+    root = root.parent
+  prepared = (folder / 'dataset_info.json').exists()
+  format_ = builder.info.file_format
+  if prepared and format_ is not None and format_.value == 'array_record':
+    return
+  if prepared:
+    dataset = root / builder.name
+    raise ValueError(
+      f'{folder} is prepared as {format_.value if format_ else "?"}, which can'
+      ' not be read in random order. Convert it once (the command needs'
+      ' TensorFlow, training does not):\n  pip install tensorflow\n'
+      f'  tfds convert_format --dataset_dir={dataset}'
+      f' --out_file_format=array_record --out_dir={root}_arrayrecord\nand set'
+      f' --config.data.data_dir={root}_arrayrecord'
+    )
+  manual = getattr(builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None)
+  archives = ''
+  if manual:
+    archives = (
+      f'First put what TFDS may not download into {root}/downloads/manual:\n'
+      + '\n'.join('    ' + line.strip() for line in manual.strip().splitlines())
+      + '\nThen p'
+    )
+  raise ValueError(
+    f'{builder.info.full_name} is not prepared in {root}.'
+    f' {archives or "P"}repare it once:\n'
+    '  python -c "import tensorflow_datasets as tfds;'
+    f" tfds.builder('{builder.info.full_name}', data_dir='{root}',"
+    " file_format='array_record').download_and_prepare()\""
+    '\nIf it lies elsewhere: --config.data.data_dir=DIR'
+  )
+
+
+def _test_split(name: str, splits: Sequence[str], wanted: str | None) -> str:
+  choices = _TEST_SPLITS if wanted is None else (wanted,)
+  found = [choice for choice in choices if choice in splits]
+  if 'train' not in splits or not found:
+    raise ValueError(
+      f'{name} has the splits {", ".join(splits) or "(none)"}; train and'
+      f' {" or ".join(choices)} are needed (--config.data.test_split)'
+    )
+  return found[0]
+
+
+# Folders
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+  """DIR/SPLIT/CLASS/*.jpg."""
+
+  folder: str
+  files: np.ndarray  # bytes, CLASS/FILE
+  labels: np.ndarray  # int32
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> Record:
+    name = self.files[index].decode()
+    path = epath.Path(self.folder) / name
+    return Record(str(path), path.read_bytes(), int(self.labels[index]))
+
+
+def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
+  """The sources of DIR/train/CLASS/*.jpg and DIR/validation (val, test).
+
+  Classes are numbered in the order of their names.
+
+  Raises:
+    ValueError: a split or its images are missing, or its classes differ.
+  """
+  if data_dir is None:
+    raise ValueError('image_folder needs --config.data.data_dir=DIR')
+  root = epath.Path(data_dir)
+  if not root.is_dir():
+    raise ValueError(f'config.data.data_dir {root} is not a folder')
+  splits = sorted(path.name for path in root.iterdir() if path.is_dir())
+  test_name = _test_split(str(root), splits, test_split)
+  train = _list_folder(root / 'train')
+  test = _list_folder(root / test_name)
+  if extra := sorted(set(test) - set(train)):
+    raise ValueError(
+      f'{root / test_name} has classes that {root / "train"} has not:'
+      f' {", ".join(extra[:5])}'
+    )
+  classes = tuple(train)
+
+  def source(split: str, listing: Mapping[str, list[str]]) -> FolderSource:
+    files = [
+      (f'{name}/{file}', classes.index(name))
+      for name, found in listing.items()
+      for file in found
+    ]
+    if not files:
+      raise ValueError(f'{root / split} has no images')
+    names, labels = zip(*files, strict=True)
+    return FolderSource(
+      str(root / split),
+      np.array([name.encode() for name in names]),
+      np.array(labels, np.int32),
+    )
+
+  return Sources(
+    train=source('train', train),
+    test=source(test_name, test),
+    test_name=test_name,
+    class_names=classes,
+  )
+
+
+def _list_folder(folder: epath.Path) -> dict[str, list[str]]:
+  """{class: its image files}, both in the order of names."""
+  return {
+    path.name: sorted(
+      file.name for file in path.iterdir() if file.suffix.lower() in _SUFFIXES
+    )
+    for path in sorted(folder.iterdir())
+    if path.is_dir()
+  }

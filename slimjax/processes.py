@@ -1,0 +1,204 @@
+"""Several processes, on one machine or many, that train as one.
+
+Whatever all of them call here is a collective: every process must call it, in
+the same order.
+"""
+
+from collections.abc import Callable
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import Any
+from typing import TypeVar
+
+from absl import flags
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+# A process that says nothing for so long is lost, and the others stop.
+HEARTBEAT_SECONDS = 60
+_TEXT_BYTES = 2048
+T = TypeVar('T')
+
+
+class OtherProcessError(RuntimeError):
+  """Another process failed, which this one can not go on without."""
+
+
+def initialize(
+  coordinator: str | None = None,
+  process_count: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Joins the other processes; before anything else is asked of jax.
+
+  Without arguments they are found by the environment: Cloud TPU, SLURM, Open
+  MPI, Kubernetes; if that names none, this process is alone.
+
+  Args:
+    coordinator: HOST:PORT of process 0, which every host can reach.
+    process_count: of all hosts together.
+    process_id: of this one, from 0.
+
+  Raises:
+    ValueError: only some of the arguments are given, or they are wrong.
+  """
+  given = (coordinator, process_count, process_id)
+  if given == (None, None, None):
+    try:
+      jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except ValueError as error:
+      if 'coordinator_address should be defined' not in str(error):
+        raise
+    return
+  if coordinator is None or process_count is None or process_id is None:
+    raise ValueError(
+      '--coordinator, --process_count and --process_id are given together, got'
+      f' {coordinator}, {process_count} and {process_id}'
+    )
+  if ':' not in coordinator or not 0 <= process_id < process_count:
+    raise ValueError(
+      '--coordinator must be HOST:PORT and --process_id below --process_count,'
+      f' got {coordinator}, {process_id} of {process_count}'
+    )
+  jax.distributed.initialize(
+    coordinator,
+    process_count,
+    process_id,
+    # Or SLURM's environment would leave one GPU to each process.
+    cluster_detection_method='deactivate',
+    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+  )
+
+
+def define_flags() -> None:
+  """The flags of `joined`."""
+  flags.DEFINE_string(
+    'coordinator', None, 'HOST:PORT of process 0; unset, by the environment.'
+  )
+  flags.DEFINE_integer('process_count', None, 'Of all hosts together.')
+  flags.DEFINE_integer('process_id', None, 'Of this process, from 0.')
+
+
+@contextlib.contextmanager
+def joined():
+  """`initialize` by the flags; the processes leave together.
+
+  After an error this process ends at once: leaving in good order would wait for
+  the others, which may be gone, and they would wait for this one.
+  """
+  values = flags.FLAGS
+  initialize(values.coordinator, values.process_count, values.process_id)
+  try:
+    yield
+  except Exception:
+    if jax.process_count() == 1:
+      raise
+    traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+  if jax.process_count() > 1:
+    jax.distributed.shutdown()
+
+
+def is_primary() -> bool:
+  """Whether this process writes and prints."""
+  return jax.process_index() == 0
+
+
+def together(function: Callable[[], T]) -> T:
+  """What the function returns, if it raises in no process.
+
+  Raises:
+    OtherProcessError: it raised in others; the text is that of the first.
+  """
+  if jax.process_count() == 1:
+    return function()
+  result, raised, text = None, None, b''
+  try:
+    result = function()
+  except Exception as error:
+    raised = error
+    text = f'{type(error).__name__}: {error}'.encode()[:_TEXT_BYTES]
+  buffer = np.zeros(_TEXT_BYTES, np.uint8)
+  buffer[: len(text)] = np.frombuffer(text, np.uint8)
+  texts = multihost_utils.process_allgather(buffer)
+  if raised is not None:
+    raise raised
+  for process, row in enumerate(texts):
+    if row.any():
+      text = bytes(row).rstrip(b'\0').decode(errors='replace')
+      raise OtherProcessError(f'process {process} failed: {text}')
+  return result  # type: ignore[return-value]
+
+
+class Stop:
+  """Within it SIGTERM to any process is remembered, not obeyed."""
+
+  def __enter__(self) -> 'Stop':
+    self._asked = False
+    # With others it is jax's own service that hears the signal and agrees on a
+    # step. In a thread Python has no handlers.
+    self._handles = (
+      jax.process_count() == 1
+      and threading.current_thread() is threading.main_thread()
+    )
+    if self._handles:
+      self._old = signal.signal(signal.SIGTERM, self._remember)
+    return self
+
+  def _remember(self, *_: Any) -> None:
+    self._asked = True
+
+  def __exit__(self, *_: Any) -> None:
+    if self._handles:
+      signal.signal(signal.SIGTERM, self._old)
+
+  def after(self, step: int) -> bool:
+    """Whether all processes stop after this step; asked after each."""
+    if jax.process_count() == 1:
+      return self._asked
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def exclusive(folder: epath.Path):
+  """Keeps a second run out of a folder, until this process ends.
+
+  The lock is the kernel's (flock): nothing is left of it when a run is killed.
+  Cloud storage has none, and is not guarded.
+
+  Raises:
+    ValueError: another process holds it, or the folder can not be written.
+  """
+  path = folder / 'lock'
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if '://' in str(folder):
+      yield
+      return
+    file = path.open('a')
+  except OSError as error:
+    raise ValueError(
+      f'the workdir {folder} can not be written: {error}. Take another'
+      ' --workdir, or change its owner'
+    ) from error
+  with file:
+    try:
+      import fcntl
+
+      fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ValueError(
+        f'another run is at work in {folder} (it holds {path}); take another'
+        ' --workdir, or wait until it has ended'
+      ) from error
+    except (OSError, ModuleNotFoundError, AttributeError):
+      pass  # a file system, or a system, without locks
+    yield
