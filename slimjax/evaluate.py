@@ -39,7 +39,6 @@ from slimjax.widths import canonical
 from slimjax.widths import Width
 
 Results = dict[Width, dict[str, float]]
-_AHEAD = 2  # batches handed to the device before the first must be done
 
 
 class Evaluator:
@@ -106,7 +105,7 @@ class Evaluator:
         pending.append(
           {w: step(weights[w], batch) for w, step in self._steps.items()}
         )
-        if len(pending) > _AHEAD:
+        if len(pending) > processes.run_ahead():
           _add(totals, pending.pop(0))
     for metrics in pending:
       _add(totals, metrics)

@@ -138,6 +138,16 @@ def together(function: Callable[[], T]) -> T:
   return result  # type: ignore[return-value]
 
 
+def run_ahead() -> int:
+  """Programs handed to the devices before the first of them must be done.
+
+  With two the devices never wait for the host, and the host fills no memory
+  with batches. On CPU, collectives between processes (gloo) can lock each other
+  out when several are on their way.
+  """
+  return 0 if jax.default_backend() == 'cpu' and jax.process_count() > 1 else 2
+
+
 class Stop:
   """Within it SIGTERM to any process is remembered, not obeyed."""
 

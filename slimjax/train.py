@@ -51,16 +51,11 @@ class NonFiniteError(RuntimeError):
   """A loss or a gradient is not a number, or infinite."""
 
 
-# Steps handed to the device before the first of them must be done: it never
-# waits for the host, and the host fills no memory with batches.
-RUN_AHEAD = 2
-
-
 class TrainLog:
   """Training metrics since the last line of the log.
 
-  They are read two steps late, when the device is done with them, so that the
-  loop does not wait. The sums survive in a checkpoint's position.
+  They are read some steps late (`processes.run_ahead`), when the device is done
+  with them: the loop does not wait. The sums survive in a checkpoint's position.
   """
 
   def __init__(
@@ -94,7 +89,7 @@ class TrainLog:
     for array in jax.tree.leaves(metrics):
       array.copy_to_host_async()
     self._pending.append((step, metrics))
-    return self.read(leave=RUN_AHEAD)
+    return self.read(leave=processes.run_ahead())
 
   def read(self, *, leave: int = 0) -> list[dict[str, Any]]:
     """Waits for all steps but the last few; returns the lines that are due."""
