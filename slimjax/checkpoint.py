@@ -122,12 +122,15 @@ class Checkpoints:
       yield
     except (OSError, RuntimeError, ValueError) as error:
       folder = self._manager.directory
+      hint = 'Make room on the disk'
+      if jax.process_count() > 1:
+        hint += ', or see what became of the other processes'
       # The manager counts the one that failed: what is whole has its name.
       whole = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
       raise SaveError(
         f'a checkpoint could not be saved in {folder}: {str(error)[:300]}\nThe'
-        f' last whole one is of step {max(whole, default=None)}. Make room on'
-        ' the disk; the same command goes on from there'
+        f' last whole one is of step {max(whole, default=None)}. {hint}; the'
+        ' same command goes on from there'
       ) from error
 
   def save(

@@ -96,11 +96,12 @@ def joined():
   initialize(values.coordinator, values.process_count, values.process_id)
   try:
     yield
-  except Exception:
+  except Exception as error:
     if jax.process_count() == 1:
       raise
-    traceback.print_exc()
-    sys.stdout.flush()
+    # At once: jax may end this process while it prints.
+    text = ''.join(traceback.format_exception(error))
+    sys.stderr.write(f'{text}process {jax.process_index()} stops\n')
     sys.stderr.flush()
     os._exit(1)
   if jax.process_count() > 1:

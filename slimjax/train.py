@@ -55,7 +55,8 @@ class TrainLog:
   """Training metrics since the last line of the log.
 
   They are read some steps late (`processes.run_ahead`), when the device is done
-  with them: the loop does not wait. The sums survive in a checkpoint's position.
+  with them, so that the loop does not wait. The sums survive in a checkpoint's
+  position.
   """
 
   def __init__(

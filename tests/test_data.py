@@ -1,6 +1,7 @@
 """The digits, their order, their shares among processes, their augmentation."""
 
 import hashlib
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,12 @@ import pytest
 from sklearn import datasets
 
 from slimjax.data import digits
-from slimjax.data.arrays import padded_batches
-from slimjax.data.arrays import TrainBatches
+from slimjax.data.batches import ArraySplit
+from slimjax.data.batches import EvalReader
+from slimjax.data.batches import read
+from slimjax.data.batches import Share
+from slimjax.data.batches import TrainReader
+from slimjax.data.prefetch import Prefetched
 from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
 
@@ -88,92 +93,68 @@ def test_unknown_split():
 # Batches. Here an example is its number.
 
 
+ALONE = Share()
+
+
 def _numbers(size):
   numbers = np.arange(size, dtype=np.int32)
-  return {'image': numbers[:, None] * 10, 'label': numbers}
+  return ArraySplit({'image': numbers[:, None] * 10, 'label': numbers})
 
 
-def _epoch(batches):
-  return [i for batch in _take(batches, 4) for i in batch]
+def _batches(size=23, batch_size=5, *, seed=0, steps=range(100), share=ALONE):
+  reader = TrainReader(_numbers(size), batch_size, seed, steps, share)
+  return [batch['label'].tolist() for batch in read(reader)]
 
 
-def _take(batches, count):
-  return [next(batches)['label'].tolist() for _ in range(count)]
-
-
-def test_an_epoch_takes_every_example_at_most_once():
-  batches = TrainBatches(_numbers(23), 5, seed=0)
-  assert batches.batches_per_epoch == 4
-  epochs = [_epoch(batches) for _ in range(5)]
+def test_no_example_is_lost_or_repeated_within_an_epoch():
+  row = [i for batch in _batches(steps=range(23)) for i in batch]
+  epochs = [row[start : start + 23] for start in range(0, 5 * 23, 23)]
   for epoch in epochs:
-    assert len(set(epoch)) == 20
+    assert sorted(epoch) == list(range(23))
   assert len({tuple(epoch) for epoch in epochs}) == 5
-  # What is dropped differs, so that all are seen.
-  assert len(set().union(*epochs)) == 23
 
 
 def test_images_and_labels_stay_together():
-  batch = next(TrainBatches(_numbers(23), 5, seed=0))
+  batch = next(read(TrainReader(_numbers(23), 5, 0, range(9))))
   assert (batch['image'][:, 0] == batch['label'] * 10).all()
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
-  one, same = (TrainBatches(_numbers(23), 5, seed=3) for _ in range(2))
-  other = TrainBatches(_numbers(23), 5, seed=4)
-  first = _take(one, 4)
-  assert _take(same, 4) == first
-  assert _take(other, 4) != first
-  second = _take(one, 4)
-  # The third epoch without the two before it.
-  late = TrainBatches(_numbers(23), 5, seed=3)
-  late.set_state({'epoch': 1, 'batch': 0})
-  assert _take(late, 4) == second
-
-
-@pytest.mark.parametrize('done', [0, 1, 3, 4, 5, 9])
-def test_a_saved_position_goes_on_exactly(done):
-  batches = TrainBatches(_numbers(23), 5, seed=3)
-  _take(batches, done)
-  state = batches.get_state()
-  expected = _take(batches, 6)
-  resumed = TrainBatches(_numbers(23), 5, seed=3)
-  resumed.set_state(state)  # not moved by what came after it was taken
-  assert _take(resumed, 6) == expected
+def test_the_order_depends_on_seed_and_step_alone():
+  batches = _batches(seed=3)
+  assert _batches(seed=3) == batches
+  assert _batches(seed=4) != batches
+  # From any step, in the middle of an epoch or at its end.
+  for first in (1, 4, 5, 23, 57):
+    assert _batches(seed=3, steps=range(first, 100)) == batches[first:]
 
 
 @pytest.mark.parametrize('processes', [2, 4])
 def test_shares_together_are_the_batch_of_one_process(processes):
+  """So a run may go on with another number of hosts."""
   shares = [
-    TrainBatches(
-      _numbers(23), 8, seed=1, process_index=i, process_count=processes
-    )
+    _batches(batch_size=8, seed=1, share=Share(i, processes))
     for i in range(processes)
   ]
-  whole = TrainBatches(_numbers(23), 8, seed=1)
-  for _ in range(5):
-    parts = [next(share)['label'] for share in shares]
+  whole = _batches(batch_size=8, seed=1)
+  for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
     assert {len(part) for part in parts} == {8 // processes}
-    assert np.concatenate(parts).tolist() == next(whole)['label'].tolist()
+    assert [i for part in parts for i in part] == batch
 
 
 def test_impossible_batches_are_refused():
   with pytest.raises(ValueError, match='between 1 and the 23'):
-    TrainBatches(_numbers(23), 24, seed=0)
+    TrainReader(_numbers(23), 24, 0, range(1))
   with pytest.raises(ValueError, match='between 1 and the 23'):
-    TrainBatches(_numbers(23), 0, seed=0)
-  with pytest.raises(ValueError, match='among 4 processes'):
-    TrainBatches(_numbers(23), 6, seed=0, process_count=4)
+    TrainReader(_numbers(23), 0, 0, range(1))
+  with pytest.raises(ValueError, match='6 .* among 4 processes; try 8'):
+    TrainReader(_numbers(23), 6, 0, range(1), Share(0, 4))
 
 
 @pytest.mark.parametrize('batch_size', [4, 8, 12, 20, 24, 40])
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_padded_batches_hold_each_example_once(batch_size, processes):
   shares = [
-    list(
-      padded_batches(
-        _numbers(23), batch_size, process_index=i, process_count=processes
-      )
-    )
+    list(read(EvalReader(_numbers(23), batch_size, Share(i, processes))))
     for i in range(processes)
   ]
   # All processes run the same steps: one with fewer would hang the others.
@@ -185,6 +166,49 @@ def test_padded_batches_hold_each_example_once(batch_size, processes):
       assert (batch['image'][:, 0] == batch['label'] * 10).all()
       scored += batch['label'][batch['mask']].tolist()
   assert scored == list(range(23))
+
+
+# Prefetching.
+
+
+def test_prefetching_keeps_the_order_and_hands_errors_on():
+  closed = []
+
+  def numbers(stop_at=None):
+    try:
+      for i in range(10):
+        if i == stop_at:
+          raise KeyError(i)
+        yield i
+    finally:
+      closed.append(True)
+
+  with Prefetched(numbers(), lambda i: i * 2) as batches:
+    assert list(batches) == [2 * i for i in range(10)]
+    with pytest.raises(StopIteration):
+      next(batches)
+  with Prefetched(numbers(stop_at=3), lambda i: i) as batches:
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    for _ in range(2):
+      with pytest.raises(KeyError):
+        next(batches)
+  # Left early, the reader is closed in its own thread.
+  with Prefetched(numbers(), lambda i: i, ahead=1) as batches:
+    next(batches)
+  assert len(closed) == 3
+
+
+def test_waiting_for_input_is_counted():
+  release = threading.Event()
+
+  def slow():
+    release.wait(10)
+    yield 0
+
+  with Prefetched(slow(), lambda i: i) as batches:
+    threading.Timer(0.2, release.set).start()
+    next(batches)
+    assert 0.1 < batches.waited < 5
 
 
 # Augmentation.
@@ -266,7 +290,7 @@ def test_fill_comes_from_outside():
   assert outside.sum() >= 12
   # The digits are filled with black.
   black = np.zeros((4, 32, 32, 3), np.uint8)
-  augmented = digits.augment(jax.random.key(0), jnp.asarray(black))
+  augmented = digits.create().augment(jax.random.key(0), jnp.asarray(black))
   np.testing.assert_allclose(augmented, digits.preprocess(black), atol=1e-5)
 
 

@@ -24,7 +24,7 @@ from slimjax.reporting import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS, STEPS = 3, 22  # per epoch
-TIMING = ('images_per_second', 'step_ms')
+TIMING = ('images_per_second', 'step_ms', 'input_wait')
 ARGUMENTS = (
   '--config=configs/digits.py',
   f'--config.epochs={EPOCHS}',
@@ -218,6 +218,124 @@ def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
   assert status == 0, text
   assert f'going on from the checkpoint of step {stopped}' in text
   _assert_same_end(workdir, reference)
+
+
+def _truncate(folder):
+  """The largest file of a checkpoint loses its second half."""
+  path = max(
+    (p for p in folder.rglob('*') if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def _delete(folder):
+  """The largest file of a checkpoint is gone."""
+  path = max(
+    (p for p in folder.rglob('*') if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+  path.unlink()
+
+
+@pytest.mark.parametrize('damage', [_truncate, _delete])
+def test_a_damaged_checkpoint_is_set_aside(reference, tmp_path, damage):
+  """The run goes on from the one before, and ends the same."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(reference, workdir)
+  *_, before, last = _saved(workdir)
+  damage(workdir / 'checkpoints' / str(last))
+  status, output = _run(workdir)
+  assert status == 0, output
+  assert f'the checkpoint of step {last} is damaged' in output
+  assert f'it was renamed to damaged-{last}' in output
+  assert f'going on from the checkpoint of step {before}' in output
+  assert (workdir / 'checkpoints' / f'damaged-{last}').is_dir()
+  _assert_same_end(workdir, reference)
+
+
+def test_a_deleted_checkpoint_is_not_missed(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(reference, workdir)
+  *_, before, last = _saved(workdir)
+  shutil.rmtree(workdir / 'checkpoints' / str(last))
+  status, output = _run(workdir)
+  assert status == 0, output
+  assert f'going on from the checkpoint of step {before}' in output
+  _assert_same_end(workdir, reference)
+
+
+def test_a_second_run_on_a_workdir_is_refused(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(reference, workdir)
+  shutil.rmtree(workdir / 'checkpoints')
+  process, output = _start(workdir)
+  _when(lambda: 'the first step' in output.read_text(), process, output)
+  status, text = _run(workdir)
+  assert status != 0
+  assert f'another run is at work in {workdir}' in text
+  # The first does not notice; of a run that is killed no lock is left.
+  _when(lambda: _saved(workdir), process, output)
+  process.kill()
+  process.wait()
+  status, text = _run(workdir)
+  assert status == 0, text
+  assert 'going on' in text
+  _assert_same_end(workdir, reference)
+
+
+def test_a_workdir_that_can_not_be_written_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('')
+  status, output = _run(tmp_path / 'file')
+  assert status != 0
+  assert f'the workdir {tmp_path}/file can not be written' in output
+  setpriv = shutil.which('setpriv')
+  if os.getuid() == 0 and not setpriv:
+    pytest.skip('root writes everywhere')
+  folder = tmp_path / 'readonly'
+  folder.mkdir()
+  folder.chmod(0o555)
+  # Root too is bound by the bits, without its capability.
+  drop = '-dac_override,-dac_read_search'
+  shell = (setpriv, '--bounding-set', drop) if os.getuid() == 0 else ()
+  status, output = _run(folder, shell=shell)
+  assert status != 0
+  assert f'the workdir {folder} can not be written: ' in output
+  assert 'Permission denied' in output
+  assert list(folder.iterdir()) == []
+
+
+# Time as a machine tells it whose clock is set again and again, by a day.
+JUMPING = """
+import random, runpy, sys, time
+real = time.time
+time.time = lambda: real() + random.choice([-86400, 0, 86400])
+sys.argv = ['slimjax.train', *sys.argv[1:]]
+runpy.run_module('slimjax.train', run_name='__main__', alter_sys=True)
+"""
+
+
+def test_a_clock_that_jumps_changes_nothing(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  process = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      JUMPING,
+      *ARGUMENTS,
+      WIDTHS,
+      f'--workdir={workdir}',
+    ],
+    cwd=ROOT,
+    env=_environment(),
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert process.returncode == 0, process.stdout + process.stderr
+  _assert_same_end(workdir, reference)
+  assert all(r['step_ms'] > 0 for r in read_metrics(workdir) if 'step_ms' in r)
 
 
 def test_a_run_with_another_configuration_is_refused(reference, tmp_path):

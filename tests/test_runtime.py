@@ -32,6 +32,7 @@ from slimjax.runtime import report
 
 WIDTHS = (0.25, 0.5)
 ERRORS = {0.25: 9.0, 0.5: 4.0}
+DIGITS = digits.create()
 
 
 class Net(slimjax.SlimNet):
@@ -75,8 +76,8 @@ def path(model, variables, tmp_path_factory):
     path,
     image_size=SIZE,
     preprocess=digits.preprocess,
-    preprocessing=digits.PREPROCESSING,
-    class_names=digits.CLASS_NAMES,
+    preprocessing=DIGITS.preprocessing,
+    class_names=DIGITS.class_names,
     errors=ERRORS,
     validation={'data': 'digits'},
     sample=digits.load('test')['image'][:4],
@@ -121,7 +122,7 @@ def test_the_manifest_says_what_a_user_needs(net, model):
   assert net.widths == WIDTHS
   assert manifest.image_size == (SIZE, SIZE)
   assert manifest.class_names == tuple('0123456789')
-  assert manifest.preprocessing == digits.PREPROCESSING
+  assert manifest.preprocessing == DIGITS.preprocessing
   assert manifest.platforms == ('cpu', 'cuda', 'tpu')
   assert manifest.model['class'] == 'MobileNetV1'
   assert manifest.versions['jax'] == jax.__version__

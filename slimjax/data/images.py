@@ -223,10 +223,9 @@ def create(
 def _splits(opened: Sources, split: Any, held_out: int, seed: int):
   """{'train', 'test', and 'held_out' if wanted}."""
   size = len(opened.train)
-  if not 0 <= held_out < max(size, 1):
+  if held_out and not 0 < held_out < size:
     raise ValueError(
-      f'held_out {held_out} must be between 0 and the {size} training images,'
-      ' less one'
+      f'held_out {held_out} must be less than the {size} training images'
     )
   order = np.random.default_rng(seed).permutation(size)
   splits = {

@@ -96,13 +96,22 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
   try:
     builder = tfds.builder(name, **where)
   except tfds.core.DatasetNotFoundError as error:
-    known = ['digits', 'image_folder', *tfds.list_builders()]
+    known = [
+      'digits',
+      'image_folder',
+      *tfds.list_builders(with_community_datasets=False),
+    ]
     near = difflib.get_close_matches(name, known, n=3)
     raise ValueError(
       f'config.data.name {name!r} is not a data set'
       + (f'; is it {" or ".join(near)}?' if near else '')
       + ' Names are digits, image_folder, and those of tensorflow-datasets:'
       ' https://www.tensorflow.org/datasets/catalog'
+    ) from error
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"TFDS's own code of {name} needs a package that is not installed:"
+      f' {error}. Sets for image classification, such as imagenet2012, do not'
     ) from error
   _check_prepared(builder)
   info = builder.info
@@ -120,6 +129,8 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
   test_name = _test_split(name, list(info.splits), test_split)
 
   def source(split: str) -> TfdsSource:
+    if not info.splits[split].num_examples:
+      raise ValueError(f'the split {split} is empty')
     decoders = {image_key: tfds.decode.SkipDecoding()}
     records = builder.as_data_source(split=split, decoders=decoders)
     return TfdsSource(split, records, image_key, label_key)
