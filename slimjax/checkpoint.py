@@ -17,6 +17,9 @@ from orbax.checkpoint.checkpoint_managers import BestN
 from orbax.checkpoint.checkpoint_managers import LatestN
 
 
+_PATIENCE_SECONDS = 30 * 24 * 3600
+
+
 class SaveError(RuntimeError):
   """A checkpoint could not be written."""
 
@@ -101,6 +104,9 @@ class Checkpoints:
             ),
           ]
         ),
+        # Orbax measures its patience with the clock on the wall, which may be
+        # set by hours; of processes that are lost the heartbeats tell.
+        async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_SECONDS),
         best_fn=lambda metrics: metrics['error'],
         best_mode='min',
       ),
