@@ -307,12 +307,12 @@ def test_a_workdir_that_can_not_be_written_is_refused(tmp_path):
   assert list(folder.iterdir()) == []
 
 
-# Time as a machine tells it whose clock is set again and again, by minutes.
-# (By hours, in the moment of a save, orbax gives up: it waits by that clock.)
+# Time as a machine tells it whose clock is set again and again, by a minute.
+# (By five, in the moment of a save, orbax gives up: it waits by that clock.)
 JUMPING = """
 import random, runpy, sys, time
 real = time.time
-time.time = lambda: real() + random.choice([-300, 0, 300])
+time.time = lambda: real() + random.choice([-60, 0, 60])
 sys.argv = ['slimjax.train', *sys.argv[1:]]
 runpy.run_module('slimjax.train', run_name='__main__', alter_sys=True)
 """

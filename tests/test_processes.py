@@ -1,0 +1,203 @@
+"""Several processes that train as one, on this machine (gloo)."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from slimjax.reporting import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 22  # an epoch
+# Training at this rate is no chaos: one process and several can be compared.
+ARGUMENTS = (
+  '--config=configs/digits.py',
+  '--config.model.name=resnet14',
+  '--config.model.widths=(0.25,)',
+  '--config.schedule.peak_lr=0.00003',
+  '--config.log_every_steps=1',
+  '--config.eval_every_epochs=1',
+)
+
+
+def _free_port():
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _started(workdir, processes, *, devices=1, epochs=1, overrides=()):
+  """The processes, and the files of what they say; a workdir each, or one."""
+  port = _free_port()
+  workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
+  started, outputs = [], []
+  for index, workdir in enumerate(workdirs):
+    output = workdir.with_name(f'{workdir.name}.{index}.{time.time_ns()}.txt')
+    outputs.append(output)
+    joined = (
+      f'--coordinator=localhost:{port}',
+      f'--process_count={processes}',
+      f'--process_id={index}',
+    )
+    with output.open('w') as file:
+      started.append(
+        subprocess.Popen(
+          [
+            sys.executable,
+            '-m',
+            'slimjax.train',
+            *ARGUMENTS,
+            f'--config.epochs={epochs}',
+            f'--workdir={workdir}',
+            *(joined if processes > 1 else ()),
+            *overrides,
+          ],
+          cwd=ROOT,
+          env={
+            **os.environ,
+            'JAX_PLATFORMS': 'cpu',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'
+            ' --xla_llvm_disable_expensive_passes=true',
+            'PYTHONUNBUFFERED': '1',
+          },
+          stdout=file,
+          stderr=subprocess.STDOUT,
+        )
+      )
+  try:
+    yield started, outputs
+  finally:
+    for process in started:
+      process.kill()
+      process.wait()
+
+
+def _run(workdir, processes, **options):
+  """Exit states and outputs of processes that end on their own."""
+  with _started(workdir, processes, **options) as (started, outputs):
+    states = [process.wait(timeout=240) for process in started]
+    return states, [output.read_text() for output in outputs]
+
+
+def _when(condition, started, outputs):
+  deadline = time.monotonic() + 240
+  while not condition():
+    texts = [output.read_text() for output in outputs]
+    assert all(process.poll() is None for process in started), texts
+    assert time.monotonic() < deadline, texts
+    time.sleep(0.01)
+
+
+def _saved(workdir):
+  folder = workdir / 'checkpoints'
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def _assert_same_run(workdir, reference):
+  found, expected = read_metrics(workdir), read_metrics(reference)
+  assert len(found) == len(expected) == 2 * STEPS + 2
+  for one, other in zip(found, expected, strict=True):
+    assert (one['step'], one['split']) == (other['step'], other['split'])
+    # Differences of rounding grow from step to step.
+    rel = 1e-4 if one['step'] <= STEPS else 1e-3
+    assert one['loss'] == pytest.approx(other['loss'], rel=rel)
+    if one['split'] == 'validation':
+      assert one['examples'] == other['examples'] == 360
+  (one,) = json.loads((workdir / 'results.json').read_text())
+  (other,) = json.loads((reference / 'results.json').read_text())
+  assert one['examples'] == other['examples'] == 360
+
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+  """One process with four devices, two epochs."""
+  workdir = tmp_path_factory.mktemp('reference') / 'run'
+  (state,), (output,) = _run(workdir, 1, devices=4, epochs=2)
+  assert state == 0, output
+  return workdir
+
+
+def test_two_processes_then_four_train_as_one(reference, tmp_path):
+  """A lost process stops the other; with four, the run goes on exactly."""
+  workdir = tmp_path / 'run'
+  with _started(workdir, 2, devices=2, epochs=2) as (started, outputs):
+    # In the second epoch.
+    _when(
+      lambda: (
+        _saved(workdir) and read_metrics(workdir)[-1]['step'] >= STEPS + 2
+      ),
+      started,
+      outputs,
+    )
+    started[1].kill()
+    begin = time.monotonic()
+    states = [process.wait(timeout=150) for process in started]
+    assert time.monotonic() - begin < 120
+  assert states[1] == -signal.SIGKILL
+  assert states[0] not in (0, -signal.SIGKILL)
+  assert _saved(workdir) == [STEPS]
+
+  states, texts = _run(workdir, 4, epochs=2)
+  assert states == [0] * 4, texts
+  assert f'going on from the checkpoint of step {STEPS}' in texts[0]
+  # Process 0 speaks for all.
+  assert f'validation step {2 * STEPS}' in texts[0]
+  assert not any('validation' in text for text in texts[1:])
+  _assert_same_run(workdir, reference)
+
+
+def test_sigterm_to_one_saves_on_all(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  with _started(workdir, 2, devices=2, epochs=2) as (started, outputs):
+    _when(lambda: len(read_metrics(workdir)) > STEPS + 1, started, outputs)
+    started[1].send_signal(signal.SIGTERM)
+    states = [process.wait(timeout=120) for process in started]
+    texts = [output.read_text() for output in outputs]
+  assert states == [0, 0], texts
+  stopped = _saved(workdir)[-1]
+  assert STEPS < stopped < 2 * STEPS, texts
+  assert f'SIGTERM: saved step {stopped}' in texts[0]
+  states, texts = _run(workdir, 1, devices=4, epochs=2)
+  assert states == [0], texts
+  assert f'going on from the checkpoint of step {stopped}' in texts[0]
+  _assert_same_run(workdir, reference)
+
+
+def test_what_is_wrong_on_one_host_stops_all(tmp_path):
+  """The second sees another folder."""
+  folders = [tmp_path / 'of_host_0', tmp_path / 'of_host_1']
+  with _started(folders, 2) as (started, outputs):
+    states = [process.wait(timeout=120) for process in started]
+    texts = [output.read_text() for output in outputs]
+  assert all(state != 0 for state in states), texts
+  assert 'must be on storage that all hosts share' in texts[1]
+  assert 'process 1 failed: ValueError' in texts[0]
+
+
+@pytest.mark.parametrize(
+  'flags, says',
+  [
+    (('--coordinator=localhost:1',), 'are given together'),
+    (
+      ('--coordinator=localhost', '--process_count=2', '--process_id=0'),
+      'must be HOST:PORT',
+    ),
+    (
+      ('--coordinator=host:1', '--process_count=2', '--process_id=2'),
+      'below --process_count, got host:1, 2 of 2',
+    ),
+  ],
+)
+def test_wrong_flags_are_refused(tmp_path, flags, says):
+  (state,), (output,) = _run(tmp_path / 'run', 1, overrides=flags)
+  assert state != 0
+  assert says in output
