@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 import tensorflow_datasets as tfds
 
 
-def photo(seed, label, *, height=375, width=500, quality=92):
+def photo(seed, label, *, height=375, width=500, quality=94):
   """A JPEG as ImageNet has it: bytes."""
   rng = np.random.default_rng(seed)
   scenes = load_sample_images().images
@@ -29,7 +29,7 @@ def photo(seed, label, *, height=375, width=500, quality=92):
   part = scene[top : top + part_height, left : left + part_width]
   image = Image.fromarray(part).resize((width, height), Image.BICUBIC)
   tint = np.random.default_rng(label).uniform(0.5, 1.5, 3)
-  pixels = np.asarray(image) * tint + rng.normal(0, 6, (height, width, 3))
+  pixels = np.asarray(image) * tint + rng.normal(0, 9, (height, width, 3))
   encoded = io.BytesIO()
   pixels = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
   pixels.save(encoded, 'JPEG', quality=quality)
