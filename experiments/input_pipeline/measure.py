@@ -60,6 +60,10 @@ def simplejpeg_whole(encoded):
   return simplejpeg.decode_jpeg(encoded)
 
 
+def simplejpeg_fast(encoded):
+  return simplejpeg.decode_jpeg(encoded, fastdct=True)
+
+
 def simplejpeg_half(encoded):
   return simplejpeg.decode_jpeg(
     encoded, min_height=188, min_width=250, min_factor=2
@@ -94,6 +98,7 @@ FUNCTIONS = {
   'decode: Pillow, draft': pillow_draft,
   'decode: OpenCV': opencv,
   'decode: simplejpeg': simplejpeg_whole,
+  'decode: simplejpeg, fast DCT': simplejpeg_fast,
   'decode at half size: simplejpeg': simplejpeg_half,
   'decode (simplejpeg), crop, resize by Pillow': resized_pillow,
   'decode (simplejpeg), crop, resize by OpenCV (area)': resized_area,
