@@ -82,7 +82,6 @@ def decode_random_crop(
       min_height=-(-height // scaling) if scaling > 1 else 0,
       min_width=-(-width // scaling) if scaling > 1 else 0,
       min_factor=scaling,
-      fastdct=True,  # an error of a grey level or so, as TensorFlow takes too
     )
   except ValueError:  # no JPEG, or one of a rare kind
     image = _decode_any(encoded)
