@@ -1,0 +1,217 @@
+"""What does training four widths cost, beside training them apart?
+
+    python experiments/training_throughput/measure.py [--json=result.json]
+
+Times, in turns: the slimmable step of four widths; the step of each width
+alone; and a plain Flax network of the widest. Sets multiply-accumulates and the
+bytes that the compiled programs move beside them. See README.md.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import plain_flax
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import slimjax
+from slimjax import optim
+from slimjax import steps
+from slimjax.devices import peak_tflops
+from slimjax.runtime.measuring import describe_device
+from slimjax.train_state import TrainState
+
+WIDTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+def make_batch(batch_size, image_size):
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(batch_size, image_size, image_size, 3))
+  return {
+    'image': images.astype(np.float32),
+    'label': rng.integers(0, 1000, batch_size).astype(np.int32),
+  }
+
+
+def programs_of(step):
+  return [step.prepare, *step.gradient.values(), step.update]
+
+
+def bytes_moved(programs):
+  """As the compiler's analysis has it, or None where it has none."""
+  moved = [(p.cost_analysis() or {}).get('bytes accessed') for p in programs]
+  return None if None in moved else int(sum(moved))
+
+
+def slimmable(name, widths, batch, dtype):
+  """A function that trains one step, and its programs."""
+  model = slimjax.create_model(
+    name, num_classes=1000, widths=widths, dtype=dtype
+  )
+  schedule = optax.constant_schedule(0.01)
+  optimizer = optim.sgd(schedule)
+  mesh = steps.data_mesh(jax.devices()[:1])
+  size = batch['image'].shape[1]
+  variables = slimjax.init(model, jax.random.key(0), image_size=size)
+  holder = [steps.replicate(TrainState.create(variables, optimizer), mesh)]
+  batch = steps.shard(batch, mesh)
+  step = steps.make_train_step(model, optimizer, schedule, mesh)
+  step = step.compile(holder[0], batch)
+
+  def run():
+    holder[0], metrics = step(holder[0], batch)
+    jax.block_until_ready((holder[0], metrics))
+
+  macs = sum(
+    slimjax.profile_model(model, width=w, image_size=size).macs for w in widths
+  )
+  return run, programs_of(step), macs
+
+
+def plain(name, batch, dtype):
+  batch = jax.device_put(batch)
+  step, state = plain_flax.make_step(name, batch, dtype)
+  holder = [state]
+
+  def run():
+    holder[0], loss = step(holder[0], batch)
+    jax.block_until_ready((holder[0], loss))
+
+  return run, [step]
+
+
+def in_turns(sides, rounds, seconds):
+  """Seconds of a step of each side, by round."""
+  counts = {}
+  for name, run in sides.items():
+    run()
+    start = time.perf_counter()
+    run()
+    once = time.perf_counter() - start
+    counts[name] = max(1, int(seconds / once))
+  times = {name: [] for name in sides}
+  for number in range(rounds):
+    order = list(sides)
+    for name in order if number % 2 else order[::-1]:
+      start = time.perf_counter()
+      for _ in range(counts[name]):
+        sides[name]()
+      times[name].append((time.perf_counter() - start) / counts[name])
+  return times
+
+
+def median_ratio(numerators, denominators):
+  return statistics.median(
+    a / b for a, b in zip(numerators, denominators, strict=True)
+  )
+
+
+def measure(name, arguments):
+  batch = make_batch(arguments.batch_size, arguments.image_size)
+  sides, programs, macs = {}, {}, {}
+  for key, widths in [('four', WIDTHS), *((str(w), (w,)) for w in WIDTHS)]:
+    sides[key], programs[key], macs[key] = slimmable(
+      name, widths, batch, arguments.dtype
+    )
+  sides['flax'], programs['flax'] = plain(name, batch, arguments.dtype)
+  macs['flax'] = macs['1.0']
+  times = in_turns(sides, arguments.rounds, arguments.seconds)
+  apart = [
+    sum(times[str(w)][i] for w in WIDTHS) for i in range(arguments.rounds)
+  ]
+  rows = {
+    key: {
+      'step_ms': 1000 * statistics.median(times[key]),
+      'images_per_second': arguments.batch_size / statistics.median(times[key]),
+      'gigamacs_forward': macs[key] * arguments.batch_size / 1e9,
+      'gigabytes_moved': moved / 1e9
+      if (moved := bytes_moved(programs[key])) is not None
+      else None,
+      'tflops': 6e-12
+      * macs[key]
+      * arguments.batch_size
+      / statistics.median(times[key]),
+    }
+    for key in sides
+  }
+  return {
+    'rows': rows,
+    'four_to_sum_of_alone': median_ratio(times['four'], apart),
+    'four_to_flax_widest': median_ratio(times['four'], times['flax']),
+    'widest_to_flax_widest': median_ratio(times['1.0'], times['flax']),
+    'macs_four_to_widest': macs['four'] / macs['1.0'],
+  }
+
+
+NAMES = {
+  'four': 'slimjax, four widths',
+  'flax': 'plain Flax, widest',
+  **{str(w): f'slimjax, {w} alone' for w in WIDTHS},
+}
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--models', default='mobilenet_v1,resnet50')
+  parser.add_argument('--image_size', type=int, default=64)
+  parser.add_argument('--batch_size', type=int, default=16)
+  parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--rounds', type=int, default=10)
+  parser.add_argument('--seconds', type=float, default=1.0)
+  parser.add_argument('--json', type=pathlib.Path)
+  arguments = parser.parse_args()
+  device = jax.devices()[0]
+  peak = peak_tflops(device)
+  results = {
+    'device': describe_device('jax'),
+    'batch_size': arguments.batch_size,
+    'image_size': arguments.image_size,
+    'dtype': arguments.dtype,
+    'models': {},
+  }
+  for name in arguments.models.split(','):
+    result = measure(name, arguments)
+    results['models'][name] = result
+    table = Table(
+      'training step',
+      'ms',
+      'images/s',
+      'GMACs',
+      'GB moved',
+      'TFLOP/s' + ('' if peak is None else f' (of {peak:.0f})'),
+      title=f'{name}, {arguments.batch_size} at {arguments.image_size} px,'
+      f' {arguments.dtype}',
+    )
+    for key, row in result['rows'].items():
+      moved = row['gigabytes_moved']
+      table.add_row(
+        NAMES[key],
+        f'{row["step_ms"]:.1f}',
+        f'{row["images_per_second"]:.1f}',
+        f'{row["gigamacs_forward"]:.2f}',
+        '' if moved is None else f'{moved:.2f}',
+        f'{row["tflops"]:.3g}',
+      )
+    console = Console(width=100)
+    console.print(table)
+    console.print(
+      f'four widths in one step / the sum of four steps:'
+      f' {result["four_to_sum_of_alone"]:.3f}; / plain Flax of the widest:'
+      f' {result["four_to_flax_widest"]:.2f} (MACs'
+      f' {result["macs_four_to_widest"]:.2f})'
+    )
+  if arguments.json:
+    arguments.json.write_text(json.dumps(results, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  main()
