@@ -4,6 +4,8 @@ from collections.abc import Mapping
 import json
 import math
 import struct
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from slimjax.evaluate import load_run
 from slimjax.export import export_run
 from slimjax.models import create_model
 from slimjax.profile import profile_model
+from slimjax.reporting import Clock
 from slimjax.reporting import MetricsWriter
 from slimjax.reporting import read_metrics
 from slimjax.steps import data_mesh
@@ -244,6 +247,75 @@ def test_any_batch_size_scores_every_example_once(run, devices):
     assert result['examples'] == 360
     assert result['top1_error'] == table[0].top1_error
     assert result['top5_error'] == table[0].top5_error
+
+
+def test_nothing_compiles_after_the_first_step_and_evaluation(
+  tmp_path, monkeypatch
+):
+  compiled = []
+  listen = lambda event, *_, **__: (
+    compiled.append(event) if event.endswith('backend_compile_duration') else 0
+  )
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  counts = {'step': [], 'evaluation': []}
+
+  def counting(kind, function):
+    def call(*args, **kwargs):
+      counts[kind].append(len(compiled))
+      result = function(*args, **kwargs)
+      counts[kind].append(len(compiled))
+      return result
+
+    return call
+
+  for kind, owner, name in (
+    ('step', TrainLog, 'add'),
+    ('evaluation', Evaluator, '__call__'),
+  ):
+    monkeypatch.setattr(owner, name, counting(kind, getattr(owner, name)))
+  try:
+    train_and_evaluate(_config(), tmp_path / 'run')
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  steps, (before, after, *later) = counts['step'], counts['evaluation']
+  assert len(steps) == 2 * 2 * STEPS
+  assert 0 < steps[0] == before  # all of the step before the first
+  assert before < after  # the evaluation, the first time
+  assert set(later) == {after} == set(steps[2 * STEPS :])
+
+
+def test_a_few_steps_can_be_traced(tmp_path):
+  train_and_evaluate(
+    _config(epochs=1, model__widths=(0.25,)), tmp_path / 'run', profile_steps=2
+  )
+  (trace,) = (tmp_path / 'run' / 'profile').rglob('*.xplane.pb')
+  assert trace.stat().st_size > 1000
+  # No step is missing from the log for it.
+  moments = [r['step'] for r in read_metrics(tmp_path / 'run')]
+  assert moments == [8, 16, 22, 22]
+
+
+def test_the_clock_leaves_pauses_out_and_knows_the_peak():
+  waited = [0.0]
+  clock = Clock(10, lambda: waited[0])
+  clock.start()
+  time.sleep(0.05)
+  with clock.paused():
+    time.sleep(0.5)
+  waited[0] = 0.02
+  line = clock.read(15, batch_size=100)
+  assert 10 <= line['step_ms'] < 60
+  assert line['images_per_second'] == pytest.approx(1e5 / line['step_ms'])
+  assert 10 < line['input_wait'] <= 40.1
+  device = types.SimpleNamespace(device_kind='TPU v5 lite')
+  speed, used = clock.summary(100, 10**9, [device] * 4)
+  assert 'images/s' in speed
+  # Six operations a multiply-accumulate, shared by four devices.
+  images = float(speed.split()[0])
+  share = 100 * images * 6e9 / 4 / 197e12
+  assert f'{share:.1f} % of the 197 TFLOP/s of TPU v5 lite' in used
+  _, used = clock.summary(100, 10**9, jax.devices()[:1])
+  assert "the peak of 'cpu' is not in slimjax/devices.py" in used
 
 
 # Errors in the configuration come before anything is written.
