@@ -16,7 +16,6 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy
 from orbax.checkpoint.checkpoint_managers import BestN
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-
 _PATIENCE_SECONDS = 30 * 24 * 3600
 
 

@@ -38,6 +38,7 @@ from slimjax.losses import soft_cross_entropy
 from slimjax.metrics import classification_metrics
 from slimjax.models.common import SlimNet
 from slimjax.train_state import TrainState
+from slimjax.variables import leading_blocks
 from slimjax.variables import select
 from slimjax.widths import Width
 
@@ -276,6 +277,15 @@ def _gradient_program(
   def gradient(params, norm, batch_stats, batch, carry):
     carry = {**carry}
     labels = batch['label']
+    blocks = leading_blocks(
+      model,
+      {
+        'params': params,
+        'norm': {model.switch(width): norm},
+        'batch_stats': {model.switch(width): batch_stats},
+      },
+      width=width,
+    )
 
     def loss_fn(trainable):
       logits, new = model.apply(
@@ -306,16 +316,39 @@ def _gradient_program(
       'batch_stats': new_stats,
       'metrics': classification_metrics(logits, labels, losses),
     }
-    new_gradient, private = jax.tree.map(
-      lambda x: x[None], (gradients['params'], private)
-    )
-    if not first:
-      # Of the carry's own shape: XLA adds in place then, without a copy.
-      new_gradient = jax.tree.map(jnp.add, carry['gradient'], new_gradient)
-    carry['gradient'] = new_gradient
+    private = jax.tree.map(lambda x: x[None], private)
+    if first:
+      carry['gradient'] = jax.tree.map(lambda x: x[None], gradients['params'])
+    else:
+      carry['gradient'] = _add_in_place(
+        carry['gradient'], gradients['params'], blocks
+      )
     return carry, private
 
   return gradient
+
+
+def _add_in_place(total, gradients, blocks):
+  """Adds gradients that are zero outside leading blocks, and touches no more.
+
+  Args:
+    total: tree of arrays [1, ...]; written in place, if donated.
+    gradients: tree of arrays [...].
+    blocks: their shapes, in the order of the leaves.
+  """
+
+  def add(old, gradient, block):
+    block = (1, *block)
+    new = lax.slice(gradient[None], [0] * len(block), block)
+    if block == old.shape:
+      return old + new
+    new += lax.slice(old, [0] * len(block), block)
+    return lax.dynamic_update_slice(old, new, [0] * len(block))
+
+  leaves, structure = jax.tree.flatten(total)
+  return structure.unflatten(
+    map(add, leaves, jax.tree.leaves(gradients), blocks)
+  )
 
 
 def make_eval_step(model: SlimNet, mesh: Mesh, preprocess=None) -> Callable:

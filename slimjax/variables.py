@@ -15,6 +15,7 @@ from typing import Any
 from typing import cast
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from slimjax.layers import EPSILON
@@ -154,6 +155,47 @@ def extract(
     if collection in selected:
       small[collection] = {switch: sown[f'active_{collection}']}
   return model.clone(widths=(width,)), small
+
+
+def leading_blocks(
+  model: SlimNet, variables: Variables, *, width: Width
+) -> list[tuple[int, ...]]:
+  """The shape of the leading block that a width uses of each parameter.
+
+  That of the whole parameter where the used part is no leading block (inside
+  groups, ShuffleNet's). In the order of `jax.tree.leaves`; of shapes, too.
+  """
+  selected = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+    select(variables, switch_name(width)),
+  )
+  others = {key: selected[key] for key in selected if key != 'params'}
+  params = selected['params']
+  whole = [leaf.shape for leaf in jax.tree.leaves(params)]
+
+  def used(params, others):
+    selected = {'params': params, **others}
+    sown = _active.__wrapped__(model, selected, width=width)  # not one jit
+    return sown['active_params']
+
+  closed, shapes = jax.make_jaxpr(used, return_shape=True)(params, others)
+  if jax.tree.structure(shapes) != jax.tree.structure(params):
+    return whole
+  origin = {var: number for number, var in enumerate(closed.jaxpr.invars)}
+  for equation in closed.jaxpr.eqns:
+    if (
+      equation.primitive is lax.slice_p
+      and equation.invars[0] in origin
+      and not any(equation.params['start_indices'])
+      and set(equation.params['strides'] or ()) <= {1}
+    ):
+      origin[equation.outvars[0]] = origin[equation.invars[0]]
+  return [
+    var.aval.shape if origin.get(var) == number else shape
+    for number, (var, shape) in enumerate(
+      zip(closed.jaxpr.outvars, whole, strict=True)
+    )
+  ]
 
 
 def fold_batch_norm(

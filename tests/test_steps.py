@@ -25,6 +25,7 @@ from slimjax.steps import shard
 from slimjax.train_state import TrainState
 from slimjax.variables import extract
 from slimjax.variables import init
+from slimjax.variables import leading_blocks
 from slimjax.variables import select
 
 CLASSES, BATCH, SIZE, SEED = 10, 8, 8, 3
@@ -496,3 +497,25 @@ def test_the_state_is_donated_and_what_it_was_made_of_is_not():
   step(state, shard(_batch(np.float32), mesh))
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
   assert not any(x.is_deleted() for x in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize('name', ['mobilenet_v1', 'resnet14', 'shufflenet'])
+def test_leading_blocks_are_what_extract_takes(name):
+  """Of every parameter, or its whole: nothing of a gradient is left out."""
+  widths = (0.5, 1.0)
+  model = create_model(name, num_classes=10, widths=widths)
+  variables = init(model, jax.random.key(0), image_size=64)
+  blocks = leading_blocks(model, variables, width=0.5)
+  _, small = extract(model, variables, width=0.5)
+  leaves = jax.tree.leaves(variables['params'])
+  taken = jax.tree.leaves(small['params'])
+  leading = 0
+  for block, leaf, part in zip(blocks, leaves, taken, strict=True):
+    if block == leaf.shape:
+      continue
+    index = tuple(slice(0, count) for count in block)
+    np.testing.assert_array_equal(leaf[index], part)
+    leading += 1
+  # All that are thinner; of ShuffleNet's many lie inside groups.
+  thinner = sum(p.shape != f.shape for p, f in zip(taken, leaves, strict=True))
+  assert leading == thinner or (name == 'shufflenet' and 0 < leading < thinner)
