@@ -72,7 +72,7 @@ class Evaluator:
     self._dataset = dataset
     self._split = split
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
-    self._steps = {
+    self._steps: dict[Width, Any] = {
       width: make_eval_step(
         model.clone(widths=(width,)), mesh, preprocess=dataset.preprocess
       )

@@ -134,8 +134,8 @@ def together(function: Callable[[], T]) -> T:
     raise raised
   for process, row in enumerate(texts):
     if row.any():
-      text = bytes(row).rstrip(b'\0').decode(errors='replace')
-      raise OtherProcessError(f'process {process} failed: {text}')
+      said = bytes(row).rstrip(b'\0').decode(errors='replace')
+      raise OtherProcessError(f'process {process} failed: {said}')
   return result  # type: ignore[return-value]
 
 

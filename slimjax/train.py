@@ -348,7 +348,7 @@ def train_and_evaluate(
         profile_model(model, width=w, image_size=dataset.image_size).macs
         for w in model.ordered_widths
       )
-      for line in clock.summary(run.batch_size, macs, mesh.devices.flatten()):
+      for line in clock.summary(run.batch_size, macs, list(mesh.devices.flat)):
         progress.say(line)
     checkpoints.wait()
 
@@ -370,7 +370,7 @@ def train_and_evaluate(
 
 def keep_compiled(folder: str | None) -> None:
   """Keeps compiled programs in a folder, unless jax keeps them already."""
-  if folder and jax.config.jax_compilation_cache_dir is None:
+  if folder and jax.config.read('jax_compilation_cache_dir') is None:
     path = epath.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
 

@@ -179,7 +179,8 @@ def leading_blocks(
     return sown['active_params']
 
   closed, shapes = jax.make_jaxpr(used, return_shape=True)(params, others)
-  if jax.tree.structure(shapes) != jax.tree.structure(params):
+  structure: Any = jax.tree.structure(shapes)
+  if structure != jax.tree.structure(params):
     return whole
   origin = {var: number for number, var in enumerate(closed.jaxpr.invars)}
   for equation in closed.jaxpr.eqns:

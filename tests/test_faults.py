@@ -175,13 +175,33 @@ def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
   assert ('going on' in output.read_text()) == bool(left)
   assert _saved(workdir) == [STEPS]
   assert _lines(workdir)[-1]['step'] > STEPS
+
+  # In an evaluation: the last, when its line of the training is written.
+  process, output = _start(workdir)
+  _when(lambda: 2 * STEPS in _saved(workdir), process, output)
+  process.kill()
+  process.wait()
+  process, output = _start(
+    workdir
+  )  # its evaluation is slow: the first compiles
+  trained = {'split': 'train', 'step': EPOCHS * STEPS}
+  _when(
+    lambda: any(trained.items() <= r.items() for r in read_metrics(workdir)),
+    process,
+    output,
+  )
+  process.kill()
+  process.wait()
+  assert _lines(workdir)[-1]['split'] == 'train'
+  saved = _saved(workdir)
+  assert saved[-1] == 2 * STEPS
   # And the machine failed too, in the middle of a line.
   with (workdir / METRICS).open('a') as file:
     file.write('{"split": "tra')
 
   status, output = _run(workdir)
   assert status == 0, output
-  assert f'going on from the checkpoint of step {STEPS}' in output
+  assert f'going on from the checkpoint of step {2 * STEPS}' in output
   assert not drafts()
   _assert_same_end(workdir, reference)
 

@@ -7,6 +7,7 @@ alone: no example is lost or repeated within an epoch, the number of processes
 changes nothing, and the step is all of the position there is to save.
 """
 
+from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -185,7 +186,7 @@ def _some(names: Sequence[str]) -> str:
   return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
 
 
-def _batches(reader, workers: int) -> Iterator[Batch]:
+def _batches(reader, workers: int) -> Generator[Batch, None, None]:
   """Batches in order, whichever process read them."""
   if not workers:
     for number in range(len(reader)):

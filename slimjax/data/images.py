@@ -185,7 +185,7 @@ def create(
     else open_tfds(name, data_dir, test_split)
   )
   recipe = AUGMENTATIONS[augmentation]
-  constants = {'mean': recipe.mean, 'std': recipe.std}
+  constants: dict[str, Any] = {'mean': recipe.mean, 'std': recipe.std}
 
   def split(source: Source, chosen: np.ndarray) -> ImageSplit:
     return ImageSplit(

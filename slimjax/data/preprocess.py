@@ -23,11 +23,11 @@ def normalise(images, *, mean: Constant, std: Constant):
 
 
 def _standardise(images, mean: Constant, std: Constant):
-  mean, std = (
+  means, stds = (
     jnp.broadcast_to(jnp.asarray(x, images.dtype), images.shape)
     for x in (mean, std)
   )
-  return (images - mean) / std
+  return (images - means) / stds
 
 
 def colour_augment(
