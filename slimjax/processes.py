@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 from typing import TypeVar
@@ -22,6 +23,7 @@ import numpy as np
 
 # A process that says nothing for so long is lost, and the others stop.
 HEARTBEAT_SECONDS = 60
+_LAST_WORDS_SECONDS = 2.0
 _TEXT_BYTES = 2048
 T = TypeVar('T')
 
@@ -89,7 +91,7 @@ def define_flags() -> None:
 def joined():
   """`initialize` by the flags; the processes leave together.
 
-  After an error this process ends at once: leaving in good order would wait for
+  After an error this process ends soon: leaving in good order would wait for
   the others, which may be gone, and they would wait for this one.
   """
   values = flags.FLAGS
@@ -99,10 +101,12 @@ def joined():
   except Exception as error:
     if jax.process_count() == 1:
       raise
-    # At once: jax may end this process while it prints.
+    # At once: jax may end this process while it prints. Then a moment for the
+    # others to say what is wrong with them: jax ends them when one is gone.
     text = ''.join(traceback.format_exception(error))
     sys.stderr.write(f'{text}process {jax.process_index()} stops\n')
     sys.stderr.flush()
+    time.sleep(_LAST_WORDS_SECONDS)
     os._exit(1)
   if jax.process_count() > 1:
     jax.distributed.shutdown()

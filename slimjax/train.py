@@ -370,7 +370,8 @@ def train_and_evaluate(
 
 def keep_compiled(folder: str | None) -> None:
   """Keeps compiled programs in a folder, unless jax keeps them already."""
-  if folder and jax.config.read('jax_compilation_cache_dir') is None:
+  kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+  if folder and kept is None:
     path = epath.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
 

@@ -354,7 +354,7 @@ def test_a_worker_that_is_killed_is_replaced(data_dir, caplog):
   found = [next(batches)]
   for process in multiprocessing.active_children():
     process.kill()
-  with caplog.at_level(logging.WARNING):
+  with caplog.at_level(logging.ERROR):
     found += list(batches)
   assert _same(found, expected)
   assert 'a worker process of the input pipeline died' in caplog.text

@@ -25,7 +25,18 @@ def _say(script, *arguments, **environment):
     check=False,
   )
   assert done.returncode == 0, done.stderr
-  return [shlex.split(line) for line in done.stdout.splitlines()]
+  return [_words(line) for line in done.stdout.splitlines()]
+
+
+def _words(line):
+  """As bash splits it."""
+  said = subprocess.run(
+    ['bash', '-c', f"printf '%s\\0' {line}"],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return said.stdout.split('\0')[:-1]
 
 
 def _parse(arguments, monkeypatch):

@@ -460,7 +460,7 @@ def test_a_save_does_not_follow_what_its_caller_changes_later(tmp_path):
       assert saved['window']['sums']['w025']['loss'] == [step, 8.0]
 
 
-def test_latest_and_best_are_kept(tmp_path):
+def test_the_last_two_and_the_best_are_kept(tmp_path):
   state = {'x': jnp.arange(4.0)}
   with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     assert (checkpoints.latest, checkpoints.best) == (None, None)
@@ -470,4 +470,4 @@ def test_latest_and_best_are_kept(tmp_path):
     checkpoints.wait()
     assert (checkpoints.latest, checkpoints.best) == (5, 2)
   kept = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
-  assert kept == ['2', '5']
+  assert kept == ['2', '4', '5']

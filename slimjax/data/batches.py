@@ -208,7 +208,7 @@ def _batches(reader, workers: int) -> Generator[Batch, None, None]:
       deaths += 1
       if 'terminated unexpectedly' not in str(error) or deaths > _RESTARTS:
         raise
-      logging.warning(
+      logging.error(
         'a worker process of the input pipeline died (%s); starting %d new'
         ' ones, death %d of at most %d',
         error,
