@@ -24,6 +24,7 @@ def get_config() -> config_dict.ConfigDict:
     'dtype': 'float32',
     'small_stem': False,
     'remat': False,
+    'shared': (),
   }
   config.data = {
     'name': 'imagenet2012',

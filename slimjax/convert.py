@@ -28,6 +28,7 @@ from slimjax.models.shufflenet import GROUPS
 from slimjax.models.shufflenet import ShuffleNet
 from slimjax.models.shufflenet import STAGES as SHUFFLE_STAGES
 from slimjax.variables import init
+from slimjax.variables import SHARED
 from slimjax.variables import Variables
 
 Arrays = Mapping[str, Any]
@@ -83,15 +84,15 @@ def load_torch(
     for name, array in arrays.items()
     if not name.endswith('num_batches_tracked')
   }
-  # Some published norms are shared by the switches; ours are all private.
-  for unit in _units(model):
-    if unit.shared_norm and f'{unit.norms[0]}.weight' in arrays:
-      for name in _NORM.values():
-        shared = arrays.pop(f'{unit.norms[0]}.{name}', None)
-        if shared is not None:
-          for i in range(len(model.widths)):
-            arrays[f'{unit.norms[0]}.bn.{i}.{name}'] = shared
   expected = dict(_entries(model))
+  # One published norm is shared by the switches; ours is private unless told.
+  for unit in _units(model):
+    for name in _NORM.values() if unit.shared_norm else ():
+      shared = f'{unit.norms[0]}.{name}'
+      if shared in arrays and shared not in expected:
+        array = arrays.pop(shared)
+        for i in range(len(model.widths)):
+          arrays[f'{unit.norms[0]}.bn.{i}.{name}'] = array
   arrays = {name: _to_numpy(array) for name, array in arrays.items()}
   _compare(model, arrays, {n: e.shape for n, e in expected.items()})
   parts: dict[tuple[str, ...], list] = {}
@@ -122,7 +123,8 @@ def save_torch(
     The arrays by the authors' names, in the order of their checkpoints.
 
   MobileNet v2's last norm, one for all switches in the authors' code, is
-  written so only if it is the same for all; else it gets a norm per switch.
+  written so if the model shares it ('norm/last', 'batch_stats/last') or it is
+  the same for all; else it gets a norm per switch.
   """
   flat = traverse_util.flatten_dict(variables)
   offsets: dict[tuple[str, ...], int] = {}
@@ -139,7 +141,7 @@ def save_torch(
     value = np.asarray(flat[entry.path])[..., start : start + size]
     arrays[name] = _to_torch(value)
   for unit in _units(model):
-    if unit.shared_norm:
+    if unit.shared_norm and f'{unit.norms[0]}.bn.0.weight' in arrays:
       _share(arrays, unit.norms[0], len(model.widths))
   if path is not None:
     _write(arrays, os.fspath(path))
@@ -155,21 +157,30 @@ class _Entry:
 
 
 def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
-  """Every tensor of the checkpoint, norms private to each switch."""
+  """Every tensor of the checkpoint, norms private unless the model shares."""
   shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_size=64))
   flat = traverse_util.flatten_dict(shapes)
   switches = [model.switch(width) for width in model.ordered_widths]
   for unit in _units(model):
     blocks = len(unit.convs)
-    path = ('params', *unit.path, 'conv', 'kernel')
-    kh, kw, fan_in, out = flat[path].shape
+    kernel = ('params', *unit.path, 'conv', 'kernel')
+    kh, kw, fan_in, out = flat[kernel].shape
     for conv, norm in zip(unit.convs, unit.norms, strict=True):
-      yield f'{conv}.weight', _Entry(path, (out // blocks, fan_in, kh, kw))
+      yield f'{conv}.weight', _Entry(kernel, (out // blocks, fan_in, kh, kw))
+      shared = {
+        name: (collection, SHARED, *unit.path, 'norm', leaf)
+        for (collection, leaf), name in _NORM.items()
+      }
+      for name, path in shared.items():
+        if path in flat:
+          shape = (flat[path].shape[0] // blocks,)
+          yield f'{norm}.{name}', _Entry(path, shape)
       for i, switch in enumerate(switches):
-        for (collection, leaf), name in _NORM.items():
-          private = (collection, switch, *unit.path, 'norm', leaf)
-          shape = (flat[private].shape[0] // blocks,)
-          yield f'{norm}.bn.{i}.{name}', _Entry(private, shape)
+        for name, (collection, _, *module, leaf) in shared.items():
+          private = (collection, switch, *module, leaf)
+          if private in flat:
+            shape = (flat[private].shape[0] // blocks,)
+            yield f'{norm}.bn.{i}.{name}', _Entry(private, shape)
   path = ('params', 'classifier', 'kernel')
   yield 'classifier.0.weight', _Entry(path, flat[path].shape[::-1])
   path = ('params', 'classifier', 'bias')

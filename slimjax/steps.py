@@ -38,8 +38,11 @@ from slimjax.losses import soft_cross_entropy
 from slimjax.metrics import classification_metrics
 from slimjax.models.common import SlimNet
 from slimjax.train_state import TrainState
+from slimjax.variables import join_shared
 from slimjax.variables import leading_blocks
 from slimjax.variables import select
+from slimjax.variables import SHARED
+from slimjax.variables import split_shared
 from slimjax.widths import Width
 
 AXIS = 'data'
@@ -91,8 +94,9 @@ class TrainStep:
     prepare: (batch, step) -> batch
     gradient: of every switch, widest first: (params, norm, batch_stats, batch,
       carry) -> carry, private. The widest takes an empty carry; the carry is
-      the gradient so far, and the widest's soft labels if it teaches.
-    update: (state, gradient, private by switch) -> state, metrics
+      the sum so far of the gradients of what is shared, the statistics that
+      are, and the widest's soft labels if it teaches.
+    update: (state, shared, private by switch) -> state, metrics
   """
 
   prepare: Any
@@ -113,7 +117,7 @@ class TrainStep:
         batch,
         carry,
       )
-    return self.update(state, carry['gradient'], private)
+    return self.update(state, carry['shared'], private)
 
   def lower(self, state: TrainState, batch: Batch) -> dict[str, Any]:
     """The lowered programs by name, of arrays or of their shapes."""
@@ -133,7 +137,7 @@ class TrainStep:
       )
       lowered[f'gradient/{switch}'] = gradient.lower(*arguments)
       carry, private[switch] = _described(gradient, *arguments)
-    lowered['update'] = self.update.lower(state, carry['gradient'], private)
+    lowered['update'] = self.update.lower(state, carry['shared'], private)
     return lowered
 
   def compile(self, state: TrainState, batch: Batch) -> 'TrainStep':
@@ -210,17 +214,17 @@ def make_train_step(
       mapped, donate_argnums=4, compiler_options=_compiler_options(mesh)
     )
 
-  def update(state, gradient, private):
+  def update(state, shared, private):
     if mesh.size == 1:  # nothing to average, and no copy to do it in
-      gradient, private = jax.tree.map(lambda x: x[0], (gradient, private))
+      shared, private = jax.tree.map(lambda x: x[0], (shared, private))
     else:
       average = jax.shard_map(
         _average, mesh=mesh, in_specs=P(AXIS), out_specs=P()
       )
-      gradient, private = average(gradient, private)
+      shared, private = average(shared, private)
     gradients = {
-      'params': gradient,
-      'norm': {switch: new['norm'] for switch, new in private.items()},
+      'params': shared['params'],
+      'norm': _trees(private, shared, 'norm'),
     }
     trainable = {'params': state.params, 'norm': state.norm}
     updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
@@ -235,7 +239,7 @@ def make_train_step(
     }
     state = TrainState(
       step=state.step + 1,
-      batch_stats={s: new['batch_stats'] for s, new in private.items()},
+      batch_stats=_trees(private, shared, 'batch_stats'),
       opt_state=opt_state,
       **trainable,
     )
@@ -255,14 +259,22 @@ def make_train_step(
   )
 
 
-def _average(gradient, private):
+def _trees(private, shared, collection):
+  """A collection as the state has it: a tree per switch, and what is shared."""
+  trees = {switch: new[collection] for switch, new in private.items()}
+  return {**trees, SHARED: shared[collection]} if collection in shared else trees
+
+
+def _average(shared, private):
   """Means over the devices of what each has of its own, in one reduction."""
-  gradient, private = jax.tree.map(lambda x: x[0], (gradient, private))
+  shared, private = jax.tree.map(lambda x: x[0], (shared, private))
   # As one vector: XLA joins reductions, but no more than some hundred arrays,
   # and the norms of many widths are more.
-  vector, unravel = jax.flatten_util.ravel_pytree(private)
-  gradient, vector = lax.pmean((gradient, vector), AXIS)
-  return gradient, unravel(vector)
+  params = shared.pop('params')
+  vector, unravel = jax.flatten_util.ravel_pytree((shared, private))
+  params, vector = lax.pmean((params, vector), AXIS)
+  shared, private = unravel(vector)
+  return {'params': params, **shared}, private
 
 
 def _gradient_program(
@@ -306,23 +318,36 @@ def _gradient_program(
       lambda x: lax.pcast(x, AXIS, to='varying'),
       ({'params': params, 'norm': norm}, batch_stats),
     )
+    if 'batch_stats' in carry.get('shared', {}):  # as the wider ones left them
+      stats, _ = split_shared(model, 'batch_stats', batch_stats)
+      moved = jax.tree.map(lambda x: x[0], carry['shared']['batch_stats'])
+      batch_stats = join_shared(stats, moved)
     gradients, (logits, losses, new_stats) = jax.grad(loss_fn, has_aux=True)(
       trainable
     )
     if inplace_distillation and first:
       carry['teacher'] = jax.nn.softmax(logits)
+    norm, shared_norm = split_shared(model, 'norm', gradients['norm'])
+    stats, shared_stats = split_shared(model, 'batch_stats', new_stats)
     private = {
-      'norm': gradients['norm'],
-      'batch_stats': new_stats,
+      'norm': norm,
+      'batch_stats': stats,
       'metrics': classification_metrics(logits, labels, losses),
     }
-    private = jax.tree.map(lambda x: x[None], private)
-    if first:
-      carry['gradient'] = jax.tree.map(lambda x: x[None], gradients['params'])
-    else:
-      carry['gradient'] = _add_in_place(
-        carry['gradient'], gradients['params'], blocks
+    shared = {'params': gradients['params']}
+    if shared_norm:
+      shared['norm'] = shared_norm
+    if shared_stats:
+      shared['batch_stats'] = shared_stats
+    private, shared = jax.tree.map(lambda x: x[None], (private, shared))
+    if not first:
+      total = carry['shared']
+      shared['params'] = _add_in_place(
+        total['params'], gradients['params'], blocks
       )
+      if shared_norm:
+        shared['norm'] = jax.tree.map(jnp.add, total['norm'], shared['norm'])
+    carry['shared'] = shared
     return carry, private
 
   return gradient

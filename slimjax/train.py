@@ -22,6 +22,7 @@ from etils import epath
 import jax
 from ml_collections import config_flags
 import numpy as np
+import optax
 
 from slimjax import configuration
 from slimjax import processes
@@ -45,6 +46,7 @@ from slimjax.steps import replicate
 from slimjax.steps import shard
 from slimjax.train_state import TrainState
 from slimjax.variables import init
+from slimjax.variables import Variables
 
 
 class NonFiniteError(RuntimeError):
@@ -150,6 +152,8 @@ def train_and_evaluate(
   workdir: epath.PathLike,
   *,
   profile_steps: int = 0,
+  initial: Callable[[SlimNet, Variables], Variables] | None = None,
+  last: optax.GradientTransformation | None = None,
 ) -> list[reporting.Row] | None:
   """Trains to the end of the configuration, evaluating on the way.
 
@@ -161,6 +165,9 @@ def train_and_evaluate(
     workdir: where config.json, checkpoints/, metrics.jsonl, tensorboard/,
       results.json and error_vs_macs.png go; on storage that all hosts share.
     profile_steps: how many steps to trace, into WORKDIR/profile; 0 traces none.
+    initial: (model, variables as drawn) -> those to begin with, such as of
+      another run. Give the same when the run goes on.
+    last: transforms the optimiser's updates, such as to freeze some.
 
   Returns:
     The rows of the table, thinnest width first; None if SIGTERM came.
@@ -216,6 +223,10 @@ def train_and_evaluate(
   variables = init(
     model, jax.random.key(run.seed), image_size=dataset.image_size
   )
+  if initial is not None:
+    variables = initial(model, variables)
+  if last is not None:
+    optimizer = optax.chain(optimizer, last)
   state = replicate(TrainState.create(variables, optimizer), mesh)
 
   # steps

@@ -7,6 +7,9 @@ batch_stats  {switch: {module path: mean, var}}       one tree per switch
 ```
 
 A module is applied to one switch's trees (`select`) with a static width.
+
+What a model shares between its switches (`SlimNet.shared`) stands once, at full
+size, in a tree `shared` beside theirs, and is sliced as `params` are.
 """
 
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ import functools
 from typing import Any
 from typing import cast
 
+from flax import traverse_util
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -26,6 +30,8 @@ from slimjax.widths import Width
 Variables = Mapping[str, Any]
 # The collections of which every switch has a tree of its own.
 PRIVATE = ('norm', 'batch_stats')
+# Their tree of what is not private after all.
+SHARED = 'shared'
 
 
 def init(
@@ -45,7 +51,8 @@ def init(
     The variables, float32, as the module's docstring says.
 
   Raises:
-    ValueError: the images are too small for the network.
+    ValueError: the images are too small for the network, or it shares what it
+      has not.
   """
   images = _images(image_size)
 
@@ -61,12 +68,62 @@ def init(
   for width in model.widths:
     shapes = jax.eval_shape(functools.partial(initialise, width=width), key)
     for collection in PRIVATE:
-      variables[collection][model.switch(width)] = _fresh(shapes[collection])
+      private, _ = split_shared(model, collection, _fresh(shapes[collection]))
+      variables[collection][model.switch(width)] = private
+  full = jax.eval_shape(widest, key)
+  _check_shared(model, full)
+  for collection in PRIVATE:
+    _, shared = split_shared(model, collection, _fresh(full[collection]))
+    if shared:
+      variables[collection][SHARED] = shared
   return variables
 
 
+def _check_shared(model: SlimNet, variables: Any) -> None:
+  for path in model.shared:
+    collection, *modules = path.split('/')
+    tree = variables.get(collection, {}) if collection in PRIVATE else {}
+    for name in modules:
+      tree = tree.get(name, {})
+    if not isinstance(tree, Mapping) or not tree:
+      raise ValueError(
+        f'shared: {path!r} is no norm of {type(model).__name__}; give norm or'
+        ' batch_stats, or the path of a module under them, such as'
+        f" 'norm/{next(iter(variables['norm']))}'"
+      )
+
+
+def split_shared(
+  model: SlimNet, collection: str, tree: Variables
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What of a switch's whole tree is private to it, and what all share.
+
+  Args:
+    model: says what is shared.
+    collection: `norm` or `batch_stats`.
+    tree: of one switch, as `select` gives it.
+  """
+  parts: tuple[dict, dict] = ({}, {})
+  for path, leaf in traverse_util.flatten_dict(tree).items():
+    name = '/'.join((collection, *path, ''))
+    shared = any(name.startswith(f'{p}/') for p in model.shared)
+    parts[shared][path] = leaf
+  private, shared = map(traverse_util.unflatten_dict, parts)
+  return private, shared
+
+
+def join_shared(private: Variables, shared: Variables) -> dict[str, Any]:
+  """The inverse of `split_shared`; what a switch has of its own comes first."""
+  return traverse_util.unflatten_dict(
+    {
+      **traverse_util.flatten_dict(shared),
+      **traverse_util.flatten_dict(private),
+    }
+  )
+
+
 def select(variables: Variables, switch: str) -> dict[str, Any]:
-  """What a module sees at `switch`: the shared params and its own trees.
+  """What a module sees at `switch`: what is shared, and its own trees.
 
   Raises:
     ValueError: the variables hold no such switch.
@@ -75,13 +132,16 @@ def select(variables: Variables, switch: str) -> dict[str, Any]:
   for collection in PRIVATE:
     if collection not in variables:  # a folded network has no norms
       continue
-    if switch not in variables[collection]:
+    trees = variables[collection]
+    if switch not in trees:
       raise ValueError(
         f'{collection} has no switch {switch}, only'
-        f' {", ".join(variables[collection])}; train or calibrate that width'
-        ' first'
+        f' {", ".join(s for s in trees if s != SHARED)}; train or calibrate'
+        ' that width first'
       )
-    selected[collection] = variables[collection][switch]
+    selected[collection] = trees[switch]
+    if SHARED in trees:
+      selected[collection] = join_shared(trees[switch], trees[SHARED])
   return selected
 
 
@@ -154,7 +214,7 @@ def extract(
   for collection in PRIVATE:
     if collection in selected:
       small[collection] = {switch: sown[f'active_{collection}']}
-  return model.clone(widths=(width,)), small
+  return model.clone(widths=(width,), shared=()), small
 
 
 def leading_blocks(

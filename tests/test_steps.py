@@ -331,8 +331,8 @@ def _reductions(model):
   step = make_train_step(model, optimizer, _schedule, mesh)
   state, _ = _abstract(model, optimizer, mesh, BATCH, 32)
   number = jax.ShapeDtypeStruct((), jnp.float32)
-  gradient, private = (
-    state.params,
+  shared, private = (
+    {'params': state.params},
     {
       switch: {
         'norm': state.norm[switch],
@@ -342,7 +342,7 @@ def _reductions(model):
       for switch in step.gradient
     },
   )
-  averaged = (gradient, private)
+  averaged = (shared, private)
   stacked = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((mesh.size, *x.shape), x.dtype), averaged
   )

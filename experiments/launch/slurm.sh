@@ -10,7 +10,9 @@
 #SBATCH --signal=TERM@60
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Not through head: it may leave before scontrol has written, which ends this.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*}
 export COORDINATOR="$head:$((10000 + SLURM_JOB_ID % 20000))"
 export HOSTS="$SLURM_NNODES"
 here=${SLURM_SUBMIT_DIR:-.}/experiments/launch

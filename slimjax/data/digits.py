@@ -1,7 +1,7 @@
 """The embedded data set: handwritten digits that come with scikit-learn.
 
 1,797 real digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998), here upsampled
-to 32x32 RGB, 1,437 to train and 360 to test, split once and for all.
+to 32x32 RGB, 1,437 to train and 360 to test unless told otherwise.
 """
 
 import functools
@@ -15,23 +15,40 @@ from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
 
 IMAGE_SIZE = 32
-_TEST = 360
+_IMAGES = 1797
+_TRAIN = 1437
 # Of the training images, in [0, 1].
 _MEAN = 0.31
 _STD = 0.33
 
 
 def create(
-  *, max_shift: float = 3.0, max_degrees: float = 12.0, max_zoom: float = 0.12
+  *,
+  max_shift: float = 3.0,
+  max_degrees: float = 12.0,
+  max_zoom: float = 0.12,
+  train_images: int = _TRAIN,
+  split_seed: int = 0,
 ) -> Dataset:
-  """The data set; the arguments are those of `augment`."""
+  """The data set.
+
+  Args:
+    max_shift, max_degrees, max_zoom: see `augment`.
+    train_images: how many train; fewer are a harder task. The rest test.
+    split_seed: which do.
+  """
   return Dataset(
     name='digits',
     num_classes=10,
     class_names=tuple('0123456789'),
     image_size=IMAGE_SIZE,
     preprocessing=f'(images / 255 - {_MEAN}) / {_STD}',
-    splits={name: ArraySplit(load(name)) for name in ('train', 'test')},
+    splits={
+      name: ArraySplit(
+        load(name, train_images=train_images, split_seed=split_seed)
+      )
+      for name in ('train', 'test')
+    },
     augment=functools.partial(
       augment, max_shift=max_shift, max_degrees=max_degrees, max_zoom=max_zoom
     ),
@@ -39,12 +56,20 @@ def create(
   )
 
 
-def load(split: str) -> dict[str, np.ndarray]:
+def load(
+  split: str, *, train_images: int = _TRAIN, split_seed: int = 0
+) -> dict[str, np.ndarray]:
   """The whole split, {'image': uint8 [n, 32, 32, 3], 'label': int32 [n]}.
 
   Args:
     split: 'train' or 'test'.
+    train_images, split_seed: see `create`.
   """
+  if not 0 < train_images < _IMAGES:
+    raise ValueError(
+      f'train_images must leave some of the {_IMAGES} digits to each split, got'
+      f' {train_images}'
+    )
   from scipy import ndimage
   from sklearn import datasets
 
@@ -53,8 +78,9 @@ def load(split: str) -> dict[str, np.ndarray]:
       f"the digits have the splits 'train' and 'test', not {split!r}"
     )
   digits = datasets.load_digits()
-  order = np.random.RandomState(0).permutation(len(digits.target))
-  chosen = order[:_TEST] if split == 'test' else order[_TEST:]
+  order = np.random.RandomState(split_seed).permutation(_IMAGES)
+  test, train = np.split(order, [_IMAGES - train_images])
+  chosen = test if split == 'test' else train
   small = digits.images[chosen] * (255.0 / 16.0)  # [n, 8, 8], of 0 to 16
   factor = IMAGE_SIZE // small.shape[1]
   images = ndimage.zoom(

@@ -33,6 +33,9 @@ class SlimNet(nn.Module):
     remat: recompute the activations of a block in the backward pass instead of
       keeping them.
     axis_name: a mesh axis over which batch normalisation is synchronised.
+    shared: paths of what is one for all widths where it would be private to
+      each: ('norm', 'batch_stats') is plain batch normalisation, ('norm',)
+      shares scale and bias alone, ('norm/last', 'batch_stats/last') one layer.
     folded: the norms have been folded into the convolutions
       (`slimjax.fold_batch_norm`); such a network has one width.
   """
@@ -43,6 +46,7 @@ class SlimNet(nn.Module):
   small_stem: bool = False
   remat: bool = False
   axis_name: str | None = None
+  shared: tuple[str, ...] = ()
   folded: bool = False
 
   def __post_init__(self):
@@ -52,6 +56,7 @@ class SlimNet(nn.Module):
         f' {self.num_classes!r}'
       )
     object.__setattr__(self, 'widths', check_widths(self.widths))
+    object.__setattr__(self, 'shared', tuple(self.shared))
     object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
     if not jnp.issubdtype(self.dtype, jnp.floating):
       raise ValueError(f'dtype must be floating point, got {self.dtype}')

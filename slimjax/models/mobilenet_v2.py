@@ -3,7 +3,7 @@
 Sandler et al., CVPR 2018 (arXiv 1801.04381), table 2; slimmable: Yu et al.,
 ICLR 2019. The last convolution has at least its full 1280 channels at every
 width. Its norm is private to each switch here; in the published code the
-switches share it, against the paper.
+switches share it, against the paper: `shared=SHARED_TAIL` trains that.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from slimjax.models.common import SlimNet
 from slimjax.widths import round_channels
 from slimjax.widths import Width
 
+SHARED_TAIL = ('norm/last', 'batch_stats/last')
 STEM = 32
 LAST = 1280
 # (expansion, channels, blocks, stride of the first) of each stage
