@@ -262,7 +262,9 @@ def make_train_step(
 def _trees(private, shared, collection):
   """A collection as the state has it: a tree per switch, and what is shared."""
   trees = {switch: new[collection] for switch, new in private.items()}
-  return {**trees, SHARED: shared[collection]} if collection in shared else trees
+  return (
+    {**trees, SHARED: shared[collection]} if collection in shared else trees
+  )
 
 
 def _average(shared, private):

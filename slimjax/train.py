@@ -220,7 +220,7 @@ def train_and_evaluate(
   optimizer = configuration.call(
     sgd, 'config.optimizer', run.optimizer, schedule=schedule
   )
-  variables = init(
+  variables: Variables = init(
     model, jax.random.key(run.seed), image_size=dataset.image_size
   )
   if initial is not None:
