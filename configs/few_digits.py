@@ -1,0 +1,25 @@
+"""S-MobileNet v1 on a hundred handwritten digits: a miniature that is hard.
+
+Command: python -m slimjax.train --config=configs/few_digits.py --workdir=DIR
+Source: the recipe is our own. The digits of configs/digits.py saturate; with a
+hundred to train and 1,697 to test, widths and methods differ. The experiments
+compare on it (experiments/evidence.py).
+Expected top-1 error: see experiments/slimmable_vs_individual.
+Expected time: about 80 s on 2 cores, most of it compilation.
+"""
+
+from ml_collections import config_dict
+
+from configs import digits
+
+
+def get_config() -> config_dict.ConfigDict:
+  config = digits.get_config()
+  config.batch_size = 32
+  config.eval_batch_size = 425
+  config.epochs = 120
+  config.log_every_steps = 30
+  config.eval_every_epochs = 10
+  config.schedule.peak_lr = 0.02
+  config.data.update(train_images=100, split_seed=0)
+  return config

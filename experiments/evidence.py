@@ -1,0 +1,298 @@
+"""What the experiments on the paper's claims share.
+
+The task is configs/few_digits.py. A run is one training, of one seed, in a
+folder of its own under --workdir; the seed also draws which digits train. A run
+that is finished is not repeated, one that was stopped goes on, and experiments
+share runs: give them the same --workdir.
+
+Differences are paired by seed. Their p-values are those of a two-sided paired
+t-test, of each width alone: nothing is corrected for testing several.
+"""
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import runpy
+import shutil
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from scipy import stats
+
+from slimjax import configuration
+from slimjax.reporting import read_metrics
+from slimjax.runtime.measuring import describe_device
+from slimjax.train import train_and_evaluate
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FEW_DIGITS = ROOT / 'configs' / 'few_digits.py'
+Errors = dict[str, list[float]]  # by width, in the order of the seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What the command line says.
+
+  Attributes:
+    folder: of the experiment.
+    workdir: of the runs.
+    out: where result.json and the pictures go.
+    seeds: how many runs of everything.
+    config: file of the configuration that the runs vary.
+    quick: tiny networks, for a moment: only to see that everything works.
+  """
+
+  folder: pathlib.Path
+  workdir: pathlib.Path
+  out: pathlib.Path
+  seeds: int
+  config: pathlib.Path
+  quick: bool
+
+  @classmethod
+  def parse(cls, script: str, arguments: list[str] | None) -> 'Experiment':
+    """Of a script's `__file__` and its arguments (sys.argv's if None)."""
+    folder = pathlib.Path(script).resolve().parent
+    parser = argparse.ArgumentParser(
+      description=f'See {folder.name}/README.md.'
+    )
+    add = parser.add_argument
+    add('--workdir', type=pathlib.Path, help='of the runs')
+    add('--out', type=pathlib.Path, help='of result.json and pictures')
+    add('--seeds', type=int)
+    add('--config', type=pathlib.Path, default=FEW_DIGITS)
+    add('--quick', action='store_true', help='tiny, only to see that it works')
+    given = parser.parse_args(arguments)
+    if given.seeds is not None and given.seeds < 2:
+      parser.error('--seeds must be at least 2: the spread is part of a result')
+    workdir = given.workdir or pathlib.Path('runs') / (
+      'evidence_quick' if given.quick else 'evidence'
+    )
+    # What is quick, or of another configuration, is no result of the folder.
+    own = not given.quick and given.config == FEW_DIGITS
+    out = given.out or (folder if own else workdir / folder.name)
+    seeds = given.seeds or (2 if given.quick else 5)
+    return cls(folder, workdir, out, seeds, given.config, given.quick)
+
+  @property
+  def published(self) -> bool:
+    """Of a published configuration, not of the few digits."""
+    return self.config != FEW_DIGITS
+
+  def get(self, seed: int, **model: Any) -> Any:
+    """The configuration of a seed, with options of the model."""
+    config = runpy.run_path(str(self.config))['get_config']()
+    config.seed = seed
+    if 'split_seed' in config.data:
+      config.data.split_seed = seed
+    config.model.update(model)
+    if self.quick:
+      config.model.widths = tuple(w / 4 for w in config.model.widths[:2])
+      config.epochs = 2
+      config.eval_every_epochs = 1
+      config.log_every_steps = 1
+    return config
+
+  def train(self, name: str, config: Any, **hooks: Any) -> pathlib.Path:
+    """The folder of a run that is finished, now if it was not."""
+    path = self.workdir / f'{name}_seed{config.seed}'
+    done = path / 'results.json'
+    if done.exists():
+      lines = configuration.differences(
+        json.loads((path / 'config.json').read_text()),
+        configuration.as_plain(config),
+      )
+      if lines:
+        raise ValueError(
+          f'{path} is a run with another configuration; take another'
+          ' --workdir:\n  ' + '\n  '.join(lines)
+        )
+      return path
+    print(f'--- {path}', flush=True)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / 'commit.txt').write_text(_commit())
+    if train_and_evaluate(config, path, **hooks) is None:
+      raise SystemExit('stopped; the same command goes on')
+    for old in sorted(
+      (p for p in (path / 'checkpoints').iterdir() if p.name.isdigit()),
+      key=lambda p: int(p.name),
+    )[:-1]:
+      shutil.rmtree(old)  # the last is enough of so many runs
+    return path
+
+  def errors(
+    self, name: str, get: Callable[[int], Any], **hooks: Any
+  ) -> Errors:
+    """Test errors of a variant: `get` makes the configuration of a seed."""
+    found: Errors = {}
+    for seed in range(self.seeds):
+      path = self.train(name, get(seed), **hooks)
+      for width, error in errors_of(path).items():
+        found.setdefault(width, []).append(error)
+    return found
+
+  def individual(self, prefix: str, widths: Any, **model: Any) -> Errors:
+    """Test errors of networks trained alone at each width."""
+    found: Errors = {}
+    for width in widths:
+      found.update(
+        self.errors(
+          f'{prefix}_alone_{width}',
+          lambda seed, w=width: self.alone(seed, w, **model),
+        )
+      )
+    return found
+
+  def alone(self, seed: int, width: float, **model: Any) -> Any:
+    """The configuration of a network trained alone."""
+    config = self.get(seed, **model)
+    config.model.widths = (width,)
+    config.eval_every_epochs = config.epochs
+    return config
+
+  def write(self, result: Mapping[str, Any]) -> None:
+    """OUT/result.json, with where and of what the runs are."""
+    commits = {p.read_text() for p in self.workdir.glob('*/commit.txt')}
+    record = {
+      'commits': sorted(commits),
+      'machine': describe_device('jax'),
+      'jax': importlib.metadata.version('jax'),
+      'seeds': self.seeds,
+      **result,
+    }
+    self.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1)
+    (self.out / 'result.json').write_text(text + '\n')
+
+
+def errors_of(path: pathlib.Path) -> dict[str, float]:
+  """Test errors of a finished run by width."""
+  results = json.loads((path / 'results.json').read_text())
+  return {str(row['width']): row['top1_error'] for row in results}
+
+
+def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:
+  """Of a run's metrics: {width: [[epoch, value], ...]}."""
+  found: dict[str, list] = {}
+  for record in read_metrics(path):
+    if record['split'] == split:
+      points = found.setdefault(str(record['width']), [])
+      points.append([record['epoch'], record[name]])
+  return found
+
+
+def compare(before: Errors, after: Errors) -> dict[str, dict[str, float]]:
+  """What `after` changes, at each width that both have."""
+  compared = {}
+  for width in before:
+    if width not in after:
+      continue
+    pairs = zip(before[width], after[width], strict=True)
+    differences = [b - a for a, b in pairs]
+    deviation = statistics.stdev(differences)
+    compared[width] = {
+      'difference': statistics.mean(differences),
+      'standard_error': deviation / len(differences) ** 0.5,
+      'p': float(stats.ttest_1samp(differences, 0.0).pvalue)
+      if deviation
+      else float(not any(differences)),
+    }
+  return compared
+
+
+def table(first: str, before: Errors, second: str, after: Errors) -> str:
+  """Both and their differences in Markdown, for the README."""
+  compared = compare(before, after)
+  lines = [
+    f'| width | {first} | {second} | difference | p |',
+    '|---|---|---|---|---|',
+  ]
+  for width, row in compared.items():
+    lines.append(
+      f'| {width} | {_spread(before[width])} | {_spread(after[width])}'
+      f' | {row["difference"]:+.2f} ± {row["standard_error"]:.2f}'
+      f' | {row["p"]:.3f} |'
+    )
+  return '\n'.join(lines)
+
+
+def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
+  """Test errors by width with their deviations, one colour a variant."""
+  figure, axes = _figure(title)
+  widths = sorted(
+    {w for errors in variants.values() for w in errors}, key=float
+  )
+  for number, (name, errors) in enumerate(variants.items()):
+    offset = 0.12 * (number - (len(variants) - 1) / 2)
+    x = [widths.index(w) + offset for w in errors]
+    axes.errorbar(
+      x,
+      [statistics.mean(e) for e in errors.values()],
+      [statistics.stdev(e) for e in errors.values()],
+      marker='o',
+      linestyle='none',
+      capsize=3,
+      label=name,
+    )
+    for place, values in zip(x, errors.values(), strict=True):
+      axes.plot(
+        [place] * len(values), values, '.', color='0.5', alpha=0.6, markersize=4
+      )
+  axes.set_xticks(range(len(widths)), [f'{w}x' for w in widths])
+  axes.set(xlabel='width', ylabel='test error, %')
+  axes.set_ylim(bottom=0)
+  axes.legend()
+  _save(figure, path)
+
+
+def plot_curves(
+  path: pathlib.Path, title: str, lines: Mapping[str, list], ylabel: str
+):
+  """[[epoch, value], ...] by name."""
+  figure, axes = _figure(title)
+  for name, points in lines.items():
+    style = '--' if name.startswith('naive') else '-'
+    axes.plot(*zip(*points, strict=True), style, label=name)
+  axes.set(xlabel='epoch', ylabel=ylabel)
+  axes.set_ylim(bottom=0)
+  axes.legend(fontsize='small')
+  _save(figure, path)
+
+
+def _spread(errors: list[float]) -> str:
+  return f'{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}'
+
+
+def _figure(title):
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(6.4, 4), dpi=150, layout='constrained')
+  FigureCanvasAgg(figure)
+  axes = figure.add_subplot(title=title)
+  axes.grid(alpha=0.3)
+  return figure, axes
+
+
+def _save(figure, path):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path)
+  print(f'wrote {path}')
+
+
+def _commit() -> str:
+  def git(*arguments):
+    command = ['git', '-C', str(ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if not done.returncode else 'unknown'
+
+  dirty = git('status', '--porcelain', '--untracked-files=no')
+  return git('rev-parse', '--short=12', 'HEAD') + '-dirty' * bool(dirty)

@@ -1,0 +1,51 @@
+"""Does MobileNet v2 gain by a last norm that is private to each width?
+
+    python experiments/private_tail/measure.py
+
+See README.md; the options are those of experiments/evidence.py.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import evidence
+
+from slimjax.models.mobilenet_v2 import SHARED_TAIL
+
+WIDTHS = (0.35, 0.5, 0.75, 1.0)
+
+
+def main(arguments=None):
+  experiment = evidence.Experiment.parse(__file__, arguments)
+  title = 'MobileNet v2 on few digits: its last norm'
+
+  def get(seed, **options):
+    config = experiment.get(seed, **options)
+    if not experiment.published:
+      config.model.name = 'mobilenet_v2'
+      config.schedule.peak_lr = 0.01  # deeper, it fails at twice that
+      if not experiment.quick:
+        config.model.widths = WIDTHS
+    return config
+
+  errors = {
+    'shared': experiment.errors(
+      'mobilenet_v2_shared_tail', lambda seed: get(seed, shared=SHARED_TAIL)
+    ),
+    'private': experiment.errors('mobilenet_v2_private_tail', get),
+  }
+  evidence.plot(experiment.out / 'errors.png', title, errors)
+  (first, before), (second, after) = errors.items()
+  print(evidence.table(first, before, second, after))
+  experiment.write(
+    {
+      'errors': errors,
+      f'{second} - {first}': evidence.compare(before, after),
+    }
+  )
+
+
+if __name__ == '__main__':
+  main()

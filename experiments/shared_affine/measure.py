@@ -1,0 +1,39 @@
+"""Must scale and bias be private, or only the statistics? (Table 6.)
+
+    python experiments/shared_affine/measure.py
+
+See README.md; the options are those of experiments/evidence.py.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import evidence
+
+
+def main(arguments=None):
+  experiment = evidence.Experiment.parse(__file__, arguments)
+  name = experiment.get(0).model.name
+  title = f'{name} on few digits: scale and bias'
+  errors = {
+    'private': experiment.errors(f'{name}_slimmable', experiment.get),
+    'shared': experiment.errors(
+      f'{name}_shared_affine',
+      lambda seed: experiment.get(seed, shared=('norm',)),
+    ),
+  }
+  evidence.plot(experiment.out / 'errors.png', title, errors)
+  (first, before), (second, after) = errors.items()
+  print(evidence.table(first, before, second, after))
+  experiment.write(
+    {
+      'errors': errors,
+      f'{second} - {first}': evidence.compare(before, after),
+    }
+  )
+
+
+if __name__ == '__main__':
+  main()
