@@ -13,51 +13,32 @@ import pytest
 import slimjax
 from slimjax.profile import count_parameters
 from slimjax.profile import profile_model
+from slimjax.published import same_macs
+from slimjax.published import same_params
+from slimjax.published import tables
 from slimjax.widths import round_channels
 from slimjax.widths import switch_name
 
+TABLES = tables()
 # "Slimmable Neural Networks", ICLR 2019, table 2: parameters of the widest,
 # (convolutions and classifier, batch norm).
 TABLE_2 = {
-  'mobilenet_v1': (4_210_088, 21_888),
-  'mobilenet_v2': (3_470_760, 34_112),
-  'shufflenet': (5_401_816, 48_960),
-  'resnet50': (25_503_912, 53_120),
+  name: (row['conv_fc'], row['bn'])
+  for name, row in TABLES['params_widest'].items()
+  if name != 'source'
 }
 # Table 3: by width (MACs at 224 pixels, parameters of the individual network),
 # in millions.
 TABLE_3 = {
-  'mobilenet_v1': {
-    0.25: ('41', '0.5'),
-    0.5: ('150', '1.3'),
-    0.75: ('325', '2.6'),
-    1.0: ('569', '4.2'),
-  },
-  'mobilenet_v2': {
-    0.35: ('59', '1.7'),
-    0.5: ('97', '2.0'),
-    0.75: ('209', '2.6'),
-    1.0: ('301', '3.5'),
-  },
-  'shufflenet': {
-    0.5: ('38', '0.7'),
-    1.0: ('138', '1.8'),
-    2.0: ('524', '5.4'),
-  },
-  # MACs of the wider three are printed as 1.1G, 2.3G and 4.1G.
-  'resnet50': {
-    0.25: ('278', '2.0'),
-    0.5: ('1100', '6.9'),
-    0.75: ('2300', '14.7'),
-    1.0: ('4100', '25.5'),
-  },
+  name: {
+    float(width): (row['macs'], row['individual_params_m'])
+    for width, row in TABLES['imagenet'][name].items()
+  }
+  for name in TABLE_2
 }
 # Table 3: parameters of the slimmable network, in millions.
 TABLE_3_SLIMMABLE = {
-  'mobilenet_v1': '4.3',
-  'mobilenet_v2': '3.6',
-  'shufflenet': '5.5',
-  'resnet50': '25.6',
+  name: TABLES['slimmable_params_m'][name] for name in TABLE_2
 }
 # MACs in millions of widths no other table has, from the README of the authors'
 # code (US-Nets): they tell one rounding of channels from another.
@@ -153,7 +134,7 @@ def test_parameters_of_the_slimmable_network(name):
   norms = [cost(name, width).bn_params for width in model.widths]
   total = count_parameters(model)
   assert total == TABLE_2[name][0] + sum(norms)
-  assert f'{total / 1e6:.1f}' == TABLE_3_SLIMMABLE[name]
+  assert same_params(total, TABLE_3_SLIMMABLE[name])
 
 
 @cases
@@ -162,13 +143,18 @@ def test_cost_of_each_width(name, width):
   profile = cost(name, width)
   # The table leaves out the norms: with them three of its numbers (ResNet-50,
   # ShuffleNet 1x and 2x) would be higher by one in the last place.
-  assert f'{profile.conv_fc_params / 1e6:.1f}' == params
-  # Equal as printed, or within 1 %: some are printed with two digits, and some
-  # are cut off or were counted with more than the products.
-  digits = len(macs.rstrip('0'))
-  printed = float(f'{profile.macs / 1e6:.{digits}g}')
-  error = profile.macs / 1e6 / float(macs) - 1
-  assert printed == float(macs) or abs(error) < 0.01
+  assert same_params(profile.conv_fc_params, params)
+  assert same_macs(profile.macs, macs)
+
+
+def test_counts_are_the_printed_ones_to_their_last_digit():
+  assert same_macs(568_740_352, 569)
+  assert same_macs(1_052_311_552, 1100)  # printed 1.1G
+  assert same_macs(137_300_832, 138)  # cut off, or more than the products
+  assert not same_macs(325_400_448, 317)
+  assert not same_macs(1_160_000_000, 1100)
+  assert same_params(25_503_912, 25.5)
+  assert not same_params(25_557_032, 25.5)
 
 
 @pytest.mark.parametrize(

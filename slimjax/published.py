@@ -1,0 +1,154 @@
+"""The published results, and which of them a run is to be compared with.
+
+The tables are in published.json, each with its source.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from importlib import resources
+import json
+from typing import Any
+
+from slimjax import configuration
+from slimjax.models.mobilenet_v2 import SHARED_TAIL
+
+NAMES = {
+  'mobilenet_v1': 'MobileNet v1',
+  'mobilenet_v2': 'MobileNet v2',
+  'shufflenet': 'ShuffleNet',
+  'resnet50': 'ResNet-50',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedRow:
+  """A published network.
+
+  Attributes:
+    title: of the network.
+    source: of the errors.
+    errors: top-1 on ImageNet, percent, by width.
+    macs: millions at 224 pixels by width, where published.
+    params: of convolutions and classifier, millions by width, likewise.
+    total_params: of the whole slimmable network, millions, likewise.
+    recipe: parts of a configuration, as it was trained.
+  """
+
+  title: str
+  source: str
+  errors: Mapping[Any, float]
+  macs: Mapping[Any, float]
+  params: Mapping[Any, float]
+  total_params: float | None
+  recipe: Mapping[str, Any]
+
+
+@functools.cache
+def tables() -> dict[str, Any]:
+  """published.json."""
+  path = resources.files('slimjax') / 'published.json'
+  return json.loads(path.read_text())
+
+
+def find(run: configuration.Run) -> PublishedRow | None:
+  """The published row of a run's architecture and widths, if there is one.
+
+  Whether the run can be compared with it is for `differences` to say.
+  """
+  name = run.model['name']
+  if name not in NAMES:
+    return None
+  table = _by_width(tables()['imagenet'][name])
+  widths = {w for w in run.model['widths'] if isinstance(w, float | int)}
+  if len(widths) != len(run.model['widths']):
+    return None  # channels of every layer
+  shared = tuple(run.model.get('shared', ()))
+  title, source = f'S-{NAMES[name]}', tables()['imagenet']['source']
+  total = tables()['slimmable_params_m'][name]
+  eight = tables()['eight_switch_mobilenet_v1']
+  affine = tables()['shared_affine_mobilenet_v1']
+  if len(widths) == 1 and widths <= table.keys():
+    title, total = NAMES[name], None
+    errors = {w: table[w]['individual'] for w in widths}
+  elif widths == table.keys() and shared in _SHARED[name]:
+    errors = {w: row['slimmable'] for w, row in table.items()}
+  elif (name, shared) == ('mobilenet_v1', ('norm',)) and widths == table.keys():
+    title += ', scale and bias shared'
+    source, total = affine['source'], None
+    errors = _by_width(affine['shared'])
+  elif (name, shared) == ('mobilenet_v1', ()) and widths == set(
+    _by_width(eight)
+  ):
+    title += ', 8 switches'
+    source, total = eight['source'], None
+    errors = _by_width(eight)
+  else:
+    return None
+  return PublishedRow(
+    title=title,
+    source=source,
+    errors=errors,
+    macs={w: table[w]['macs'] for w in errors if w in table},
+    params={w: table[w]['individual_params_m'] for w in errors if w in table},
+    total_params=total,
+    recipe=tables()['recipes'][name],
+  )
+
+
+# The published code shares the tail of MobileNet v2, the paper has it private.
+_SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
+  **dict.fromkeys(NAMES, ((),)),
+  'mobilenet_v2': ((), SHARED_TAIL),
+}
+
+
+def differences(row: PublishedRow, run: configuration.Run) -> list[str]:
+  """One line for each part of the published recipe that a run does not keep."""
+  ours = dataclasses.asdict(run)
+  lines: list[str] = []
+  for key, value in row.recipe.items():
+    parts = value if isinstance(value, dict) else {'': value}
+    for part, published in parts.items():
+      given = ours[key].get(part) if part else ours[key]
+      if given != published:
+        where = f'config.{key}' + (f'.{part}' if part else '')
+        lines.append(f'{where}: {given} here, {published} published')
+  other = [line for line in lines if line.startswith('config.data.name:')]
+  if other:  # nothing else matters
+    return [f'{other[0]}; {len(lines) - 1} other parts of the recipe differ']
+  return lines
+
+
+def same_size(row: PublishedRow, run: configuration.Run) -> bool:
+  """Whether images, classes and network have the published size.
+
+  Then MACs and parameters must be the published ones, whatever the recipe.
+  """
+  size = row.recipe['data']['image_size']
+  model = row.recipe['model']
+  return run.data.get('image_size') == size and all(
+    run.model.get(part) == model[part] for part in ('num_classes', 'small_stem')
+  )
+
+
+def same_macs(macs: int, printed: float) -> bool:
+  """Whether `macs` are the published millions.
+
+  Equal in the digits printed, or within 1 %: some are cut off, or were counted
+  with more than the products.
+  """
+  digits = len(f'{printed:.0f}'.rstrip('0'))
+  return (
+    float(f'{macs / 1e6:.{digits}g}') == printed
+    or abs(macs / 1e6 / printed - 1) < 0.01
+  )
+
+
+def same_params(params: int, printed: float) -> bool:
+  """Whether `params` are the published millions, printed with one decimal."""
+  return f'{params / 1e6:.1f}' == f'{printed:.1f}'
+
+
+def _by_width(table: Mapping[str, Any]) -> dict[float, Any]:
+  return {float(w): row for w, row in table.items() if w[0].isdigit()}

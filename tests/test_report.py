@@ -1,0 +1,167 @@
+"""Runs beside the published rows."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+import rich.console
+
+from slimjax import configuration
+from slimjax import published
+from slimjax import report
+
+ROWS = {
+  'mobilenet_v1': {0.25: 46.9, 0.5: 35.2, 0.75: 30.5, 1.0: 28.5},
+  'mobilenet_v1_8switches': {
+    0.25: 47.6, 0.35: 41.1, 0.45: 36.6, 0.55: 33.8,
+    0.65: 31.4, 0.75: 30.2, 0.85: 29.2, 1.0: 28.4,
+  },
+  'mobilenet_v2': {0.35: 40.3, 0.5: 35.6, 0.75: 31.1, 1.0: 29.5},
+  'shufflenet': {0.5: 42.7, 1.0: 34.5, 2.0: 28.7},
+  'resnet50': {0.25: 35.0, 0.5: 27.9, 0.75: 25.1, 1.0: 24.0},
+}  # fmt: skip
+
+
+def get(name):
+  return importlib.import_module(f'configs.{name}').get_config()
+
+
+def finished(folder, config, error):
+  """A workdir with what the ledger reads; `error` by width, percent."""
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(
+    json.dumps(configuration.as_plain(config))
+  )
+  results = [
+    {'width': width, 'top1_error': error(width), 'examples': 50000}
+    for width in config.model.widths
+  ]
+  (folder / 'results.json').write_text(json.dumps(results))
+  return folder
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_a_run_of_a_configuration_is_compared_with_its_row(name, tmp_path):
+  """Half a percent more than the paper, in every row of tables 3 and 4."""
+  row = ROWS[name]
+  run = finished(tmp_path / 'run', get(name), lambda w: row[w] + 0.5)
+  comparison = report.compare(report.read(run))
+  assert comparison.reasons == []
+  assert [line.width for line in comparison.lines] == sorted(row)
+  for line in comparison.lines:
+    assert line.published_error == row[line.width]
+    assert line.difference == pytest.approx(0.5)
+    # Table 4 says nothing of the cost, but table 3 has some of its widths.
+    assert line.same_counts is (True if line.published_macs else None)
+  assert comparison.wrong_counts == []
+  assert comparison.same_total is (None if '8' in name else True)
+
+
+def test_a_network_trained_alone_has_its_own_column(tmp_path):
+  config = get('resnet50')
+  config.model.widths = (0.25,)
+  run = finished(tmp_path / 'run', config, lambda _: 36.0)
+  comparison = report.compare(report.read(run))
+  (line,) = comparison.lines
+  assert (line.published_error, comparison.same_total) == (36.2, None)
+  assert line.difference == pytest.approx(-0.2)
+
+
+def test_shared_scale_and_bias_are_table_6(tmp_path):
+  config = get('mobilenet_v1')
+  config.model.shared = ('norm',)
+  run = finished(tmp_path / 'run', config, lambda _: 40.0)
+  comparison = report.compare(report.read(run))
+  errors = [line.published_error for line in comparison.lines]
+  assert errors == [47.1, 35.9, 30.9, 28.8]
+  config.model.shared = ('norm', 'batch_stats')
+  run = finished(tmp_path / 'naive', config, lambda _: 99.9)
+  assert report.compare(report.read(run)).row is None
+
+
+@pytest.mark.parametrize(
+  'section, key, value, reason',
+  [
+    (None, 'epochs', 90, 'config.epochs: 90 here, 480 published'),
+    ('schedule', 'peak_lr', 0.1, 'config.schedule.peak_lr: 0.1 here, 0.045'),
+    ('model', 'dtype', 'bfloat16', 'config.model.dtype: bfloat16 here'),
+    ('data', 'held_out', 50000, 'config.data.held_out: 50000 here, 0'),
+    ('loss', 'inplace_distillation', True, 'inplace_distillation: True here'),
+    ('data', 'name', 'cifar10', 'config.data.name: cifar10 here, imagenet'),
+  ],
+)
+def test_another_recipe_is_not_comparable(
+  section, key, value, reason, tmp_path
+):
+  config = get('mobilenet_v1')
+  (config[section] if section else config)[key] = value
+  run = finished(tmp_path / 'run', config, lambda _: 30.0)
+  comparison = report.compare(report.read(run))
+  assert len(comparison.reasons) == 1
+  assert reason in comparison.reasons[0]
+  assert [line.difference for line in comparison.lines] == [None] * 4
+  # It is the published network all the same.
+  assert all(line.same_counts for line in comparison.lines)
+
+
+def test_digits_are_compared_with_nothing(tmp_path):
+  run = finished(tmp_path / 'run', get('digits'), lambda _: 1.0)
+  comparison = report.compare(report.read(run))
+  assert 'config.data.name: digits here' in comparison.reasons[0]
+  assert {line.same_counts for line in comparison.lines} == {None}
+  assert comparison.lines[0].macs == 834_688  # at 32 pixels
+
+
+def test_seeds_are_one_entry_with_a_spread(tmp_path):
+  entries = []
+  for seed, error in ((0, 24.0), (1, 26.0)):
+    config = get('resnet50')
+    config.seed = seed
+    entries.append(
+      report.read(finished(tmp_path / str(seed), config, lambda _, e=error: e))
+    )
+  other = report.read(
+    finished(tmp_path / 'other', get('mobilenet_v1'), lambda _: 30.0)
+  )
+  together, alone = report.group([entries[0], other, entries[1]])
+  assert (together.seeds, alone.seeds) == ([0, 1], [1995])
+  line = report.compare(together).lines[-1]
+  assert (line.error, line.difference) == (25.0, pytest.approx(1.0))
+  assert line.deviation == pytest.approx(2**0.5)
+  with pytest.raises(ValueError, match='they are one run; leave one out'):
+    report.group([entries[0], entries[0]])
+
+
+def test_other_counts_are_pointed_out(tmp_path, monkeypatch):
+  tables = json.loads(json.dumps(published.tables()))
+  tables['imagenet']['mobilenet_v1']['0.75']['macs'] = 317  # as misprinted
+  tables['slimmable_params_m']['mobilenet_v1'] = 4.2
+  monkeypatch.setattr(published, 'tables', lambda: tables)
+  run = finished(tmp_path / 'run', get('mobilenet_v1'), lambda _: 30.0)
+  comparison = report.compare(report.read(run))
+  assert comparison.wrong_counts == ['width 0.75', 'all widths together']
+  console = rich.console.Console(width=200, record=True)
+  report.show(comparison, console)
+  assert '325.40 M ≠ 317 M' in console.export_text()
+
+
+def test_the_program(tmp_path):
+  run = finished(tmp_path / 'run', get('shufflenet'), lambda _: 40.0)
+  unfinished = tmp_path / 'unfinished'
+  unfinished.mkdir()
+  (unfinished / 'config.json').write_text('{}')
+
+  def program(*workdirs):
+    command = [sys.executable, '-m', 'slimjax.report', *map(str, workdirs)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+  out = tmp_path / 'report.json'
+  done = program(run, unfinished, f'--json={out}')
+  assert done.returncode == 1
+  assert 'S-ShuffleNet' in done.stdout
+  assert 'is not finished' in done.stdout
+  (record,) = json.loads(out.read_text())
+  assert record['lines'][0]['difference'] == pytest.approx(40.0 - 42.7)
+  assert record['lines'][0]['same_counts'] is True
