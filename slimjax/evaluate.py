@@ -1,12 +1,15 @@
-"""Evaluates a run at each width.
+"""Evaluates a run, or the authors' PyTorch checkpoint, at each width.
 
 python -m slimjax.evaluate --workdir=runs/digits [--widths=0.25,1.0]
+python -m slimjax.evaluate --config=configs/resnet50.py --checkpoint=FILE.pt
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import functools
 import json
+import os
 from typing import Any
 
 from absl import app
@@ -14,11 +17,14 @@ from absl import flags
 from absl import logging
 from etils import epath
 import jax
+from ml_collections import config_flags
 import numpy as np
 
 from slimjax import configuration
 from slimjax import processes
+from slimjax import published
 from slimjax.checkpoint import Checkpoints
+from slimjax.convert import load_torch
 from slimjax.data import create_dataset
 from slimjax.data.batches import Share
 from slimjax.data.dataset import Dataset
@@ -178,14 +184,71 @@ def load_run(
   return run, model, variables, step
 
 
+def load_published(
+  config: Mapping[str, Any], checkpoint: epath.PathLike
+) -> tuple[configuration.Run, SlimNet, Variables]:
+  """Configuration, model, and the variables in one of the authors' checkpoints.
+
+  Args:
+    config: says the network and the data; how it is trained is not read.
+    checkpoint: see `slimjax.load_torch`.
+  """
+  run = configuration.parse(config)
+  model = configuration.call(create_model, 'config.model', run.model)
+  if not epath.Path(checkpoint).exists():
+    raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
+  return run, model, load_torch(model, os.fspath(checkpoint))
+
+
+def published_errors(
+  run: configuration.Run, widths: Sequence[Width], split: str
+) -> str | None:
+  """A line to compare with, if these are the published data and images."""
+  row = published.find(run)
+  if row is None or split != 'test' or not published.same_data(row, run):
+    return None
+  errors = [
+    f'{row.errors[width]} % at {width}'
+    for width in widths
+    if width in row.errors
+  ]
+  return f'published: {row.title}, {", ".join(errors)} ({row.source})'
+
+
+def _load() -> tuple[configuration.Run, SlimNet, Variables, str]:
+  """What the flags ask for, and its name."""
+  if _WORKDIR.value:
+    run, model, variables, step = load_run(
+      _WORKDIR.value, best=_CHECKPOINT.value == 'best'
+    )
+    return run, model, variables, f'{_WORKDIR.value}, step {step}'
+  run, model, variables = load_published(_CONFIG.value, _CHECKPOINT.value)
+  return run, model, variables, _CHECKPOINT.value
+
+
+def _check_flags() -> None:
+  checkpoint = _CHECKPOINT.value
+  if bool(_WORKDIR.value) == bool(_CONFIG.value):
+    raise app.UsageError(
+      'give --workdir of a run, or --config and --checkpoint of a published'
+      ' network'
+    )
+  if _WORKDIR.value and checkpoint not in ('latest', 'best'):
+    raise app.UsageError(
+      f'--checkpoint={checkpoint}: a run has latest and best; to load a file'
+      ' give --config, not --workdir'
+    )
+  if _CONFIG.value and checkpoint in ('latest', 'best'):
+    raise app.UsageError('--config needs --checkpoint=FILE (.pt, .npz, ...)')
+
+
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  _check_flags()
   with processes.joined():
-    run, model, variables, step = load_run(
-      _WORKDIR.value, best=_CHECKPOINT.value == 'best'
-    )
+    run, model, variables, name = _load()
     widths = [
       width for width in (canonical(text) for text in _WIDTHS.value)
     ] or list(model.ordered_widths)
@@ -210,17 +273,22 @@ def main(argv: Sequence[str]) -> None:
     if processes.is_primary():
       print_table(
         table,
-        f'{_WORKDIR.value}, step {step}: {table[0].examples} examples, each'
-        ' scored once',
+        f'{name}: {table[0].examples} examples, each scored once',
       )
+      line = published_errors(run, widths, _SPLIT.value)
+      if line:
+        print(line)
 
 
 if __name__ == '__main__':
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run.', required=True)
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run.')
+  _CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'Of a published network.', lock_config=True
+  )
   _WIDTHS = flags.DEFINE_list('widths', [], 'Default: all the run has.')
   _BATCH_SIZE = flags.DEFINE_integer('batch_size', None, "Default: the run's.")
-  _CHECKPOINT = flags.DEFINE_enum(
-    'checkpoint', 'latest', ['latest', 'best'], 'Which one.'
+  _CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', 'latest', "Or best; or the file of the authors' network."
   )
   _SPLIT = flags.DEFINE_string('split', 'test', 'Or train, or held_out.')
   processes.define_flags()

@@ -132,6 +132,15 @@ def same_size(row: PublishedRow, run: configuration.Run) -> bool:
   )
 
 
+def same_data(row: PublishedRow, run: configuration.Run) -> bool:
+  """Whether a run is evaluated as the row was, however it was trained."""
+  data = row.recipe['data']
+  return same_size(row, run) and all(
+    run.data.get(part) == data[part]
+    for part in ('name', 'resize', 'test_split')
+  )
+
+
 def same_macs(macs: int, printed: float) -> bool:
   """Whether `macs` are the published millions.
 

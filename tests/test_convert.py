@@ -1,8 +1,12 @@
 """PyTorch checkpoints: there and back, and what is refused."""
 
 import functools
+import importlib
 import os
+import pathlib
 import pickle
+import re
+import subprocess
 import sys
 
 import goldens
@@ -12,9 +16,13 @@ import numpy as np
 import pytest
 
 import slimjax
+from slimjax import configuration
 from slimjax.convert import load_torch
 from slimjax.convert import save_torch
+from slimjax.data import digits
+from slimjax.evaluate import published_errors
 
+ROOT = pathlib.Path(__file__).parents[1]
 # MobileNet v2's last norm, one for all switches in the published code.
 SHARED = 'features.18.1.'
 
@@ -102,6 +110,23 @@ def test_files_round_trip(tmp_path, ending):
   assert_equal_trees(load_torch(model, str(path)), variables)
   assert os.listdir(tmp_path) == [path.name]
   assert set(arrays) == set(save_torch(model, variables))
+
+
+@pytest.mark.parametrize('name', goldens.MODELS)
+def test_every_family_comes_back_from_a_file_of_pytorch(name, tmp_path):
+  """As the authors' training saves it, from several devices: `module.`."""
+  torch = pytest.importorskip('torch')
+  weights = goldens.weights(name)
+  tensors = {f'module.{n}': torch.from_numpy(a) for n, a in weights.items()}
+  path = tmp_path / 'authors.pt'
+  torch.save({'model': tensors, 'epoch': 480}, path)
+  model = network(name)
+  back = tmp_path / 'back.pt'
+  save_torch(model, load_torch(model, path), back)
+  loaded = torch.load(back, weights_only=True)['model']
+  assert list(loaded) == list(weights)
+  for tensor, array in weights.items():
+    assert torch.equal(loaded[tensor], torch.from_numpy(array)), tensor
 
 
 def test_tensors_of_pytorch_are_taken():
@@ -257,3 +282,65 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
   path = tmp_path / 'checkpoint.npz'
   save_torch(small(), small_variables(), path)
   assert_equal_trees(load_torch(small(), path), small_variables())
+
+
+def evaluate(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'slimjax.evaluate', *map(str, arguments)],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_a_checkpoint_is_evaluated_by_one_command(tmp_path):
+  """Its errors are those of the network that was saved."""
+  widths = (0.125, 0.25)
+  model = small(widths=widths)
+  variables = slimjax.init(model, jax.random.key(0), image_size=32)
+  path = tmp_path / 'authors.npz'
+  save_torch(model, variables, path)
+  done = evaluate(
+    '--config=configs/digits.py',
+    f'--config.model.widths={widths}',
+    f'--checkpoint={path}',
+  )
+  assert done.returncode == 0, done.stderr
+  test = digits.load('test')
+  images = digits.preprocess(jnp.asarray(test['image']))
+  for width in widths:
+    logits = slimjax.apply(model, variables, images, width=width)
+    error = 100 * np.mean(np.argmax(logits, axis=-1) != test['label'])
+    assert re.search(rf'│ +{width} │ +{error:.2f} %', done.stdout), done.stdout
+  assert '360 examples' in done.stdout
+  assert 'published' not in done.stdout  # digits are not ImageNet
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ((), 'give --workdir of a run, or --config and --checkpoint'),
+    (
+      ('--config=configs/digits.py', '--checkpoint=nowhere.pt'),
+      'there is no checkpoint nowhere.pt',
+    ),
+    (('--workdir=runs', '--checkpoint=a.pt'), 'to load a file give --config'),
+  ],
+)
+def test_what_evaluation_is_not_told(arguments, message):
+  done = evaluate(*arguments)
+  assert done.returncode != 0
+  assert message in ' '.join((done.stdout + done.stderr).split())
+
+
+def test_the_published_error_stands_beside():
+  config = importlib.import_module('configs.mobilenet_v2').get_config()
+  run = configuration.parse(config)
+  line = published_errors(run, (0.35, 1.0), 'test')
+  assert line is not None
+  assert 'S-MobileNet v2, 40.3 % at 0.35, 29.5 % at 1.0' in line
+  assert published_errors(run, (0.35, 1.0), 'train') is None
+  config.data.image_size = 160
+  assert published_errors(configuration.parse(config), (1.0,), 'test') is None
