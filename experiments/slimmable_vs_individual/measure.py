@@ -19,7 +19,7 @@ def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
   base = experiment.get(0)
   names = [base.model.name]
-  if not experiment.published:
+  if not experiment.published and not experiment.quick:
     names.append('resnet14')
   errors, tables, comparisons = {}, [], {}
   for name in names:

@@ -1,0 +1,129 @@
+"""The experiments on the paper's claims, for a moment each."""
+
+import importlib.util
+import json
+import pathlib
+import statistics
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from slimjax.evaluate import load_run
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'experiments'
+SCRIPTS = (
+  'slimmable_vs_individual',
+  'naive_training',
+  'incremental_training',
+  'shared_affine',
+  'private_tail',
+  'inplace_distillation',
+)
+WIDTHS = ('0.0625', '0.125')
+
+
+def load(name, path):
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  spec.loader.exec_module(module)
+  return module
+
+
+evidence = load('evidence', FOLDER / 'evidence.py')
+
+
+def run(name, workdir):
+  script = load(f'evidence_{name}', FOLDER / name / 'measure.py')
+  script.main(['--quick', f'--workdir={workdir}'])
+  return json.loads((workdir / name / 'result.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Of all the scripts: they share runs."""
+  return tmp_path_factory.mktemp('evidence')
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_a_script_makes_its_result(name, workdir, capsys):
+  result = run(name, workdir)
+  errors = result['errors']
+  if name == 'slimmable_vs_individual':
+    errors = errors['resnet14']
+  assert len(errors) >= 2
+  # One of a hundred digits' seeds in each; a width that is grown is not thin.
+  for variant, by_width in errors.items():
+    if variant not in ('incremental', 'before it was widened'):
+      assert set(by_width) >= set(WIDTHS) or '8 widths' in variant
+    for values in by_width.values():
+      assert len(values) == 2
+      assert all(0 < value < 100 for value in values)
+  assert list((workdir / name).glob('*.png'))
+  assert '| width |' in capsys.readouterr().out
+
+  def written():
+    return {p: p.stat().st_mtime_ns for p in workdir.glob('*_seed*/*')}
+
+  before = written()
+  assert run(name, workdir)['errors'] == result['errors']
+  assert written() == before  # nothing is trained twice
+
+
+def test_widening_leaves_the_thin_network_as_it_was(workdir):
+  run('incremental_training', workdir)
+  thin, wide = WIDTHS
+  _, _, base, _ = load_run(workdir / f'resnet14_alone_{thin}_seed0')
+  _, model, grown, _ = load_run(workdir / f'resnet14_grown_{thin}_{wide}_seed0')
+  small = base['params']['stage4_block1']['conv3']['conv']['kernel']
+  large = grown['params']['stage4_block1']['conv3']['conv']['kernel']
+  assert large.shape > small.shape
+  block = tuple(slice(0, n) for n in small.shape)
+  np.testing.assert_array_equal(large[block], small)
+  rest = np.ones(large.shape, bool)
+  rest[block] = False
+  fresh = load_run(workdir / f'resnet14_alone_{wide}_seed0')[2]
+  fresh = fresh['params']['stage4_block1']['conv3']['conv']['kernel']
+  # Drawn alike, and trained apart.
+  assert np.corrcoef(large[rest], fresh[rest])[0, 1] > 0.5
+  assert not np.array_equal(large[rest], fresh[rest])
+  assert model.widths == (float(wide),)
+
+
+def test_differences_are_paired_by_seed():
+  before = {'0.25': [10.0, 12.0, 14.0], '1.0': [5.0, 5.0, 5.0]}
+  after = {'0.25': [9.0, 11.5, 12.0], '1.0': [5.0, 5.0, 5.0]}
+  compared = evidence.compare(before, after)
+  expected = stats.ttest_rel(after['0.25'], before['0.25'])
+  row = compared['0.25']
+  assert row['difference'] == pytest.approx(-3.5 / 3)
+  assert row['p'] == pytest.approx(expected.pvalue)
+  deviation = statistics.stdev([-1.0, -0.5, -2.0])
+  assert row['standard_error'] == pytest.approx(deviation / 3**0.5)
+  assert compared['1.0'] == {'difference': 0, 'standard_error': 0, 'p': 1}
+  assert '-1.17 ± 0.44' in evidence.table('a', before, 'b', after)
+
+
+def test_a_run_of_another_configuration_is_refused(workdir):
+  experiment = evidence.Experiment.parse(
+    str(FOLDER / 'shared_affine' / 'measure.py'),
+    ['--quick', f'--workdir={workdir}'],
+  )
+  run('shared_affine', workdir)
+  config = experiment.get(0)
+  config.batch_size = 16
+  with pytest.raises(ValueError, match='config.batch_size: 32 before, 16 now'):
+    experiment.train('resnet14_slimmable', config)
+
+
+def test_quick_results_do_not_replace_those_of_the_folder():
+  script = str(FOLDER / 'shared_affine' / 'measure.py')
+  parse = evidence.Experiment.parse
+  assert parse(script, []).out == FOLDER / 'shared_affine'
+  assert parse(script, ['--quick']).out != FOLDER / 'shared_affine'
+  published = parse(script, ['--config=configs/mobilenet_v1.py'])
+  assert published.out != FOLDER / 'shared_affine'
+  assert published.get(3).seed == 3
+  assert parse(script, []).get(3).data.split_seed == 3
