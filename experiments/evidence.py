@@ -217,10 +217,11 @@ def table(first: str, before: Errors, second: str, after: Errors) -> str:
     '|---|---|---|---|---|',
   ]
   for width, row in compared.items():
+    p = '< 0.001' if row['p'] < 0.001 else f'{row["p"]:.3f}'
     lines.append(
       f'| {width} | {_spread(before[width])} | {_spread(after[width])}'
       f' | {row["difference"]:+.2f} ± {row["standard_error"]:.2f}'
-      f' | {row["p"]:.3f} |'
+      f' | {p} |'
     )
   return '\n'.join(lines)
 
@@ -255,16 +256,27 @@ def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
 
 
 def plot_curves(
-  path: pathlib.Path, title: str, lines: Mapping[str, list], ylabel: str
+  path: pathlib.Path,
+  title: str,
+  variants: Mapping[str, Mapping[str, list]],
+  ylabel: str,
 ):
-  """[[epoch, value], ...] by name."""
+  """[[epoch, value], ...] by variant (a style) and width (a colour)."""
   figure, axes = _figure(title)
-  for name, points in lines.items():
-    style = '--' if name.startswith('naive') else '-'
-    axes.plot(*zip(*points, strict=True), style, label=name)
+  widths = sorted({w for lines in variants.values() for w in lines}, key=float)
+  for style, (variant, lines) in zip(
+    ('-', '--'), variants.items(), strict=True
+  ):
+    for width, points in lines.items():
+      axes.plot(
+        *zip(*points, strict=True),
+        style,
+        color=f'C{widths.index(width)}',
+        label=f'{variant}, {width}x',
+      )
   axes.set(xlabel='epoch', ylabel=ylabel)
   axes.set_ylim(bottom=0)
-  axes.legend(fontsize='small')
+  figure.legend(loc='outside right upper', fontsize='small')
   _save(figure, path)
 
 

@@ -32,11 +32,8 @@ def main(arguments=None):
   for variant, path in paths.items():
     curves = evidence.curve(path, 'train', 'top1_error')
     widest = max(curves, key=float)
-    training[f'{variant}, {widest}x'] = curves[widest]
-    for width, points in evidence.curve(
-      path, 'validation', 'top1_error'
-    ).items():
-      test[f'{variant}, {width}x'] = points
+    training[variant] = {widest: curves[widest]}
+    test[variant] = evidence.curve(path, 'validation', 'top1_error')
   evidence.plot_curves(
     experiment.out / 'training.png',
     'Training error of the widest, seed 0',
