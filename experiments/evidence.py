@@ -6,7 +6,8 @@ that is finished is not repeated, one that was stopped goes on, and experiments
 share runs: give them the same --workdir.
 
 Differences are paired by seed. Their p-values are those of a two-sided paired
-t-test, of each width alone: nothing is corrected for testing several.
+t-test, of each width alone and of the mean over the widths: nothing is
+corrected for testing several.
 """
 
 import argparse
@@ -191,11 +192,10 @@ def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:
 
 
 def compare(before: Errors, after: Errors) -> dict[str, dict[str, float]]:
-  """What `after` changes, at each width that both have."""
+  """What `after` changes, at each width that both have and in their mean."""
+  before, after = _with_mean(before, after), _with_mean(after, before)
   compared = {}
   for width in before:
-    if width not in after:
-      continue
     pairs = zip(before[width], after[width], strict=True)
     differences = [b - a for a, b in pairs]
     deviation = statistics.stdev(differences)
@@ -209,9 +209,19 @@ def compare(before: Errors, after: Errors) -> dict[str, dict[str, float]]:
   return compared
 
 
+def _with_mean(errors: Errors, other: Errors) -> Errors:
+  """The widths that both have, and the mean over them of each seed."""
+  common = {width: errors[width] for width in errors if width in other}
+  if len(common) < 2:
+    return common
+  mean = [statistics.mean(s) for s in zip(*common.values(), strict=True)]
+  return {**common, 'mean': mean}
+
+
 def table(first: str, before: Errors, second: str, after: Errors) -> str:
   """Both and their differences in Markdown, for the README."""
   compared = compare(before, after)
+  before, after = _with_mean(before, after), _with_mean(after, before)
   lines = [
     f'| width | {first} | {second} | difference | p |',
     '|---|---|---|---|---|',

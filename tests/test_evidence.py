@@ -113,6 +113,10 @@ def test_differences_are_paired_by_seed():
   deviation = statistics.stdev([-1.0, -0.5, -2.0])
   assert row['standard_error'] == pytest.approx(deviation / 3**0.5)
   assert compared['1.0'] == {'difference': 0, 'standard_error': 0, 'p': 1}
+  # Of each seed, over both widths: -0.5, -0.25, -1.
+  assert compared['mean']['difference'] == pytest.approx(-1.75 / 3)
+  expected = stats.ttest_1samp([-0.5, -0.25, -1.0], 0.0)
+  assert compared['mean']['p'] == pytest.approx(expected.pvalue)
   assert '-1.17 ± 0.44' in evidence.table('a', before, 'b', after)
 
 
