@@ -67,7 +67,7 @@ def test_a_script_makes_its_result(name, workdir, capsys):
   # One of a hundred digits' seeds in each; a width that is grown is not thin.
   for variant, by_width in errors.items():
     if variant not in ('incremental', 'before it was widened'):
-      assert set(by_width) >= set(WIDTHS[: 1 if name == 'private_tail' else 2])
+      assert set(by_width) >= set(WIDTHS)
     for values in by_width.values():
       assert len(values) == 2
       assert all(0 < value < 100 for value in values)

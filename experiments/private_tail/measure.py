@@ -21,21 +21,23 @@ def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
   title = 'MobileNet v2 on few digits: its last norm'
 
+  tail = SHARED_TAIL
+  if experiment.quick:  # of the quick network
+    tail = tuple(f'{c}/stage4_block1/conv3' for c in ('norm', 'batch_stats'))
+
   def get(seed, **options):
     config = experiment.get(seed, **options)
-    if not experiment.published:
-      config.model.name = 'mobilenet_v2'
+    if not experiment.published and not experiment.quick:
+      config.model.update(name='mobilenet_v2', widths=WIDTHS)
       config.schedule.peak_lr = 0.01  # deeper, it fails at twice that
-      config.model.widths = WIDTHS
-      if experiment.quick:  # the deepest to compile: the thinnest will do
-        config.model.widths = (0.0625,)
     return config
 
+  name = get(0).model.name
   errors = {
     'shared': experiment.errors(
-      'mobilenet_v2_shared_tail', lambda seed: get(seed, shared=SHARED_TAIL)
+      f'{name}_shared_tail', lambda seed: get(seed, shared=tail)
     ),
-    'private': experiment.errors('mobilenet_v2_private_tail', get),
+    'private': experiment.errors(f'{name}_private_tail', get),
   }
   evidence.plot(experiment.out / 'errors.png', title, errors)
   (first, before), (second, after) = errors.items()
