@@ -44,6 +44,8 @@ ORDER = (
   'reporting',
   'evaluate',
   'train',
+  'features',
+  'visualize',
   'runtime.bundle',
   'runtime.table',
   'runtime.measuring',
