@@ -233,8 +233,6 @@ def _make_probe(model: SlimNet, layer: str, position: int, preprocess):
   """(variables, uint8 images) -> activation and predicted class, each [b]."""
   (width,) = model.widths
   switch = model.switch(width)
-  # Recomputing is for gradients; a map can not be captured from inside it.
-  model = model.clone(remat=False)
 
   def wanted(module, method):
     return method == '__call__' and '/'.join(module.path) == layer
