@@ -46,6 +46,8 @@ ORDER = (
   'evaluate',
   'train',
   'report',
+  'features',
+  'visualize',
   'runtime.bundle',
   'runtime.table',
   'runtime.measuring',
