@@ -160,6 +160,15 @@ class Experiment:
     config.eval_every_epochs = config.epochs
     return config
 
+  def conclude(self, title: str, errors: Mapping[str, Errors]) -> None:
+    """Picture, table and result.json of two variants."""
+    (first, before), (second, after) = errors.items()
+    plot(self.out / 'errors.png', title, errors)
+    print(table(first, before, second, after))
+    self.write(
+      {'errors': errors, f'{second} - {first}': compare(before, after)}
+    )
+
   def write(self, result: Mapping[str, Any]) -> None:
     """OUT/result.json, with where and of what the runs are."""
     commits = {p.read_text() for p in self.workdir.glob('*/commit.txt')}

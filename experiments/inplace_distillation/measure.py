@@ -27,15 +27,7 @@ def main(arguments=None):
     'labels': experiment.errors(f'{name}_slimmable', experiment.get),
     'soft labels': experiment.errors(f'{name}_distilled', distilled),
   }
-  evidence.plot(experiment.out / 'errors.png', title, errors)
-  (first, before), (second, after) = errors.items()
-  print(evidence.table(first, before, second, after))
-  experiment.write(
-    {
-      'errors': errors,
-      f'{second} - {first}': evidence.compare(before, after),
-    }
-  )
+  experiment.conclude(title, errors)
 
 
 if __name__ == '__main__':

@@ -39,15 +39,7 @@ def main(arguments=None):
     ),
     'private': experiment.errors(f'{name}_private_tail', get),
   }
-  evidence.plot(experiment.out / 'errors.png', title, errors)
-  (first, before), (second, after) = errors.items()
-  print(evidence.table(first, before, second, after))
-  experiment.write(
-    {
-      'errors': errors,
-      f'{second} - {first}': evidence.compare(before, after),
-    }
-  )
+  experiment.conclude(title, errors)
 
 
 if __name__ == '__main__':

@@ -24,15 +24,7 @@ def main(arguments=None):
       lambda seed: experiment.get(seed, shared=('norm',)),
     ),
   }
-  evidence.plot(experiment.out / 'errors.png', title, errors)
-  (first, before), (second, after) = errors.items()
-  print(evidence.table(first, before, second, after))
-  experiment.write(
-    {
-      'errors': errors,
-      f'{second} - {first}': evidence.compare(before, after),
-    }
-  )
+  experiment.conclude(title, errors)
 
 
 if __name__ == '__main__':
