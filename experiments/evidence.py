@@ -141,16 +141,14 @@ class Experiment:
         found.setdefault(width, []).append(error)
     return found
 
-  def individual(self, prefix: str, widths: Any, **model: Any) -> Errors:
-    """Test errors of networks trained alone at each width."""
+  def individual(
+    self, prefix: str, widths: Any, get: Callable[[int, float], Any]
+  ) -> Errors:
+    """Test errors of networks trained alone: `get` takes a seed and a width."""
     found: Errors = {}
     for width in widths:
-      found.update(
-        self.errors(
-          f'{prefix}_alone_{width}',
-          lambda seed, w=width: self.alone(seed, w, **model),
-        )
-      )
+      name = f'{prefix}_alone_{width}'
+      found.update(self.errors(name, lambda seed, w=width: get(seed, w)))
     return found
 
   def alone(self, seed: int, width: float, **model: Any) -> Any:

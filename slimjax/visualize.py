@@ -1,7 +1,8 @@
 """Shows what a run learned: figures 3 and 4 of the paper, and one number more.
 
 python -m slimjax.visualize --workdir=runs/digits [--layer=unit3/pointwise]
-  [--channel=9] [--images=10] [--split=test] [--out=DIR]
+  [--channel=9] [--images=10] [--split=test] [--shallow=stem] [--deep=LAYER]
+  [--out=DIR]
 
 activations.png  the images that activate one channel most, a row a width. The
                  activation of an image is the maximum over positions of the

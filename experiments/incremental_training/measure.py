@@ -68,7 +68,7 @@ def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
   base = experiment.get(0)
   name, widths = base.model.name, base.model.widths
-  alone = experiment.individual(name, widths, name=name)
+  alone = experiment.individual(name, widths, experiment.alone)
   joint = experiment.errors(f'{name}_slimmable', experiment.get)
 
   grown = {}
