@@ -48,7 +48,9 @@ class Experiment:
     out: where result.json and the pictures go.
     seeds: how many runs of everything.
     config: file of the configuration that the runs vary.
+    data_dir: of ImageNet; None leaves it to the configuration.
     quick: tiny networks, for a moment: only to see that everything works.
+    used: folders of the runs so far.
   """
 
   folder: pathlib.Path
@@ -56,7 +58,9 @@ class Experiment:
   out: pathlib.Path
   seeds: int
   config: pathlib.Path
+  data_dir: str | None
   quick: bool
+  used: set[pathlib.Path] = dataclasses.field(default_factory=set)
 
   @classmethod
   def parse(cls, script: str, arguments: list[str] | None) -> 'Experiment':
@@ -70,6 +74,7 @@ class Experiment:
     add('--out', type=pathlib.Path, help='of result.json and pictures')
     add('--seeds', type=int)
     add('--config', type=pathlib.Path, default=FEW_DIGITS)
+    add('--data_dir', help='of ImageNet, for a published configuration')
     add('--quick', action='store_true', help='tiny, only to see that it works')
     given = parser.parse_args(arguments)
     if given.seeds is not None and given.seeds < 2:
@@ -78,10 +83,13 @@ class Experiment:
       'evidence_quick' if given.quick else 'evidence'
     )
     # What is quick, or of another configuration, is no result of the folder.
-    own = not given.quick and given.config == FEW_DIGITS
+    config = given.config.resolve()
+    own = not given.quick and config == FEW_DIGITS
     out = given.out or (folder if own else workdir / folder.name)
     seeds = given.seeds or (2 if given.quick else 5)
-    return cls(folder, workdir, out, seeds, given.config, given.quick)
+    return cls(
+      folder, workdir, out, seeds, config, given.data_dir, given.quick
+    )
 
   @property
   def published(self) -> bool:
@@ -94,6 +102,8 @@ class Experiment:
     config.seed = seed
     if 'split_seed' in config.data:
       config.data.split_seed = seed
+    if self.data_dir is not None:
+      config.data.data_dir = self.data_dir
     config.model.update(model)
     if self.quick:
       config.model.name = 'resnet14'  # the first to compile
@@ -106,6 +116,7 @@ class Experiment:
   def train(self, name: str, config: Any, **hooks: Any) -> pathlib.Path:
     """The folder of a run that is finished, now if it was not."""
     path = self.workdir / f'{name}_seed{config.seed}'
+    self.used.add(path)
     done = path / 'results.json'
     if done.exists():
       lines = configuration.differences(
@@ -169,7 +180,7 @@ class Experiment:
 
   def write(self, result: Mapping[str, Any]) -> None:
     """OUT/result.json, with where and of what the runs are."""
-    commits = {p.read_text() for p in self.workdir.glob('*/commit.txt')}
+    commits = {(path / 'commit.txt').read_text() for path in self.used}
     record = {
       'commits': sorted(commits),
       'machine': describe_device('jax'),
