@@ -87,9 +87,7 @@ class Experiment:
     own = not given.quick and config == FEW_DIGITS
     out = given.out or (folder if own else workdir / folder.name)
     seeds = given.seeds or (2 if given.quick else 5)
-    return cls(
-      folder, workdir, out, seeds, config, given.data_dir, given.quick
-    )
+    return cls(folder, workdir, out, seeds, config, given.data_dir, given.quick)
 
   @property
   def published(self) -> bool:
