@@ -35,6 +35,7 @@ from slimjax.train import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FEW_DIGITS = ROOT / 'configs' / 'few_digits.py'
+EIGHT = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0)
 Errors = dict[str, list[float]]  # by width, in the order of the seeds
 
 
@@ -160,6 +161,46 @@ class Experiment:
       found.update(self.errors(name, lambda seed, w=width: get(seed, w)))
     return found
 
+  def models(self) -> list[str]:
+    """Of the comparisons with networks trained alone."""
+    name = self.get(0).model.name
+    return [name] if self.published or self.quick else [name, 'resnet14']
+
+  def both(self, name: str, *, factor: float = 1.0) -> tuple[Errors, Errors]:
+    """Test errors of networks trained alone, and of the slimmable one.
+
+    Args:
+      name: of the model.
+      factor: of the learning rate.
+    """
+
+    def scaled(config):
+      config.schedule.peak_lr *= factor
+      return config
+
+    prefix = _prefix(name, factor)
+    individual = self.individual(
+      prefix,
+      self.get(0).model.widths,
+      lambda seed, width: scaled(self.alone(seed, width, name=name)),
+    )
+    slimmable = self.errors(
+      f'{prefix}_slimmable', lambda seed: scaled(self.get(seed, name=name))
+    )
+    return individual, slimmable
+
+  def eight(self, name: str, *, factor: float = 1.0) -> Errors:
+    """Test errors of the slimmable one with eight widths (table 4)."""
+
+    def get(seed):
+      config = self.get(seed, name=name, widths=EIGHT)
+      if self.quick:
+        config.model.widths = (0.0625, 0.125, 0.1875)
+      config.schedule.peak_lr *= factor
+      return config
+
+    return self.errors(f'{_prefix(name, factor)}_slimmable8', get)
+
   def alone(self, seed: int, width: float, **model: Any) -> Any:
     """The configuration of a network trained alone."""
     config = self.get(seed, **model)
@@ -189,6 +230,10 @@ class Experiment:
     self.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1)
     (self.out / 'result.json').write_text(text + '\n')
+
+
+def _prefix(name: str, factor: float) -> str:
+  return name if factor == 1.0 else f'{name}_rate{factor}'
 
 
 def errors_of(path: pathlib.Path) -> dict[str, float]:

@@ -37,7 +37,7 @@ def main(arguments=None):
     'shared': experiment.errors(
       f'{name}_shared_tail', lambda seed: get(seed, shared=tail)
     ),
-    'private': experiment.errors(f'{name}_private_tail', get),
+    'private': experiment.errors(f'{name}_slimmable', get),
   }
   experiment.conclude(title, errors)
 
