@@ -226,19 +226,20 @@ def _load() -> tuple[configuration.Run, SlimNet, Variables, str]:
   return run, model, variables, _CHECKPOINT.value
 
 
-def _check_flags() -> None:
-  checkpoint = _CHECKPOINT.value
-  if bool(_WORKDIR.value) == bool(_CONFIG.value):
+def check_flags(workdir: str | None, config: Any, checkpoint: str) -> None:
+  """Raises app.UsageError unless a run or a published network is asked for."""
+  if (workdir is None) == (config is None):
     raise app.UsageError(
       'give --workdir of a run, or --config and --checkpoint of a published'
       ' network'
     )
-  if _WORKDIR.value and checkpoint not in ('latest', 'best'):
+  named = checkpoint in ('latest', 'best')
+  if workdir is not None and not named:
     raise app.UsageError(
       f'--checkpoint={checkpoint}: a run has latest and best; to load a file'
       ' give --config, not --workdir'
     )
-  if _CONFIG.value and checkpoint in ('latest', 'best'):
+  if config is not None and named:
     raise app.UsageError('--config needs --checkpoint=FILE (.pt, .npz, ...)')
 
 
@@ -246,7 +247,7 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  _check_flags()
+  check_flags(_WORKDIR.value, _CONFIG.value, _CHECKPOINT.value)
   with processes.joined():
     run, model, variables, name = _load()
     widths = [

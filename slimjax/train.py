@@ -39,7 +39,6 @@ from slimjax.models import create_model
 from slimjax.models.common import SlimNet
 from slimjax.optim import create_schedule
 from slimjax.optim import sgd
-from slimjax.profile import profile_model
 from slimjax.steps import data_mesh
 from slimjax.steps import make_train_step
 from slimjax.steps import replicate
@@ -282,7 +281,7 @@ def train_and_evaluate(
       progress.say(f'going on from the checkpoint of step {first_step}')
 
     # loop
-    results = None
+    results = clock = None
     if first_step < total_steps:
       steps = range(first_step, total_steps)
       batches = stack.enter_context(
@@ -355,17 +354,15 @@ def train_and_evaluate(
           progress.say(f'SIGTERM: saved step {step}; the same command goes on')
           return None
       trace.end()
-      macs = sum(
-        profile_model(model, width=w, image_size=dataset.image_size).macs
-        for w in model.ordered_widths
-      )
-      for line in clock.summary(run.batch_size, macs, list(mesh.devices.flat)):
-        progress.say(line)
     checkpoints.wait()
 
     if results is None:  # the run was over before
       results = evaluator(state.variables)
     table = rows(model, results, dataset.image_size)
+    if clock is not None:
+      macs = sum(row.profile.macs for row in table)
+      for line in clock.summary(run.batch_size, macs, list(mesh.devices.flat)):
+        progress.say(line)
     if processes.is_primary():
       title = f'{run.model["name"]} on {dataset.name}'
       write_results(table, workdir)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+from absl import app
 import goldens
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from slimjax import configuration
 from slimjax.convert import load_torch
 from slimjax.convert import save_torch
 from slimjax.data import digits
+from slimjax.evaluate import check_flags
 from slimjax.evaluate import published_errors
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -318,21 +320,24 @@ def test_a_checkpoint_is_evaluated_by_one_command(tmp_path):
   assert 'published' not in done.stdout  # digits are not ImageNet
 
 
+def test_what_evaluation_is_not_told():
+  done = evaluate('--config=configs/digits.py', '--checkpoint=nowhere.pt')
+  assert done.returncode != 0
+  assert 'there is no checkpoint nowhere.pt' in done.stderr
+
+
 @pytest.mark.parametrize(
-  'arguments, message',
+  'workdir, config, checkpoint, message',
   [
-    ((), 'give --workdir of a run, or --config and --checkpoint'),
-    (
-      ('--config=configs/digits.py', '--checkpoint=nowhere.pt'),
-      'there is no checkpoint nowhere.pt',
-    ),
-    (('--workdir=runs', '--checkpoint=a.pt'), 'to load a file give --config'),
+    (None, None, 'latest', 'give --workdir of a run, or --config'),
+    ('runs', {}, 'a.pt', 'give --workdir of a run, or --config'),
+    ('runs', None, 'a.pt', 'to load a file give --config'),
+    (None, {'seed': 0}, 'best', '--config needs --checkpoint=FILE'),
   ],
 )
-def test_what_evaluation_is_not_told(arguments, message):
-  done = evaluate(*arguments)
-  assert done.returncode != 0
-  assert message in ' '.join((done.stdout + done.stderr).split())
+def test_flags_that_do_not_fit(workdir, config, checkpoint, message):
+  with pytest.raises(app.UsageError, match=message):
+    check_flags(workdir, config, checkpoint)
 
 
 def test_the_published_error_stands_beside():

@@ -23,6 +23,7 @@ SCRIPTS = (
   'shared_affine',
   'private_tail',
   'inplace_distillation',
+  'learning_rate',
 )
 WIDTHS = ('0.0625', '0.125')
 
@@ -61,7 +62,7 @@ def one_device(monkeypatch):
 def test_a_script_makes_its_result(name, workdir, capsys):
   result = run(name, workdir)
   errors = result['errors']
-  if name == 'slimmable_vs_individual':
+  if name in ('slimmable_vs_individual', 'learning_rate'):
     errors = errors['resnet14']
   assert len(errors) >= 2
   # One of a hundred digits' seeds in each; a width that is grown is not thin.

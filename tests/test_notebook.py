@@ -89,11 +89,12 @@ def test_outputs_are_clean():
   assert TOUR.stat().st_size < 400_000
 
 
-def test_links_lead_to_this_repository():
-  project, file = BADGE.search((ROOT / 'README.md').read_text()).groups()
-  assert ROOT / file == TOUR
+def test_links_lead_to_one_repository_and_to_files_of_it():
   text = '\n'.join(cell.source for cell in _read(TOUR).cells)
-  assert BADGE.findall(text) == [(project, file)]
-  for other, path in LINK.findall(text):
-    assert other == project
+  ((project, file),) = BADGE.findall(text)
+  assert ROOT / file == TOUR
+  assert f"REPOSITORY = 'https://github.com/{project}'" in text
+  links = LINK.findall(text)
+  assert {other for other, _ in links} == {project}
+  for _, path in links:
     assert (ROOT / path).exists()
