@@ -22,6 +22,7 @@ from slimjax.convert import load_torch
 from slimjax.convert import save_torch
 from slimjax.data import digits
 from slimjax.evaluate import check_flags
+from slimjax.evaluate import load_published
 from slimjax.evaluate import published_errors
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -320,10 +321,10 @@ def test_a_checkpoint_is_evaluated_by_one_command(tmp_path):
   assert 'published' not in done.stdout  # digits are not ImageNet
 
 
-def test_what_evaluation_is_not_told():
-  done = evaluate('--config=configs/digits.py', '--checkpoint=nowhere.pt')
-  assert done.returncode != 0
-  assert 'there is no checkpoint nowhere.pt' in done.stderr
+def test_a_checkpoint_that_is_not_there():
+  config = importlib.import_module('configs.digits').get_config()
+  with pytest.raises(FileNotFoundError, match='no checkpoint nowhere.pt'):
+    load_published(config, 'nowhere.pt')
 
 
 @pytest.mark.parametrize(

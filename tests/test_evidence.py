@@ -75,6 +75,9 @@ def test_a_script_makes_its_result(name, workdir, capsys):
   assert list((workdir / name).glob('*.png'))
   assert '| width |' in capsys.readouterr().out
 
+  if name != 'shared_affine':  # one will do
+    return
+
   def written():
     return {p: p.stat().st_mtime_ns for p in workdir.glob('*_seed*/*')}
 
