@@ -36,6 +36,31 @@ ARGUMENTS = (
 WIDTHS = '--config.model.widths=(0.25,)'
 
 
+def _held(name, when):
+  """Arguments of a python that runs a module and waits in a call, for a file.
+
+  Args:
+    name: of the function, below slimjax.
+    when: expression of its arguments `a` and the number `n` of the call.
+  """
+  code = f"""
+import itertools, pathlib, runpy, sys, time
+from slimjax import evaluate, reporting
+was, numbers = {name}, itertools.count(1)
+def held(*a):
+  n = next(numbers)
+  if {when}:
+    print('held', flush=True)
+    workdir, = [x.split('=')[1] for x in sys.argv if x.startswith('--workdir=')]
+    while not pathlib.Path(workdir + '.go').exists():
+      time.sleep(0.01)
+  return was(*a)
+{name} = held
+runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
+"""
+  return '-c', code
+
+
 def _environment():
   return {
     **os.environ,
@@ -48,7 +73,9 @@ def _environment():
   }
 
 
-def _start(workdir, *overrides, module='slimjax.train', shell=()):
+def _start(
+  workdir, *overrides, module='slimjax.train', shell=(), python=('-m',)
+):
   """The process, and the file its output goes to."""
   arguments = [f'--workdir={workdir}', *overrides]
   if module == 'slimjax.train':
@@ -60,13 +87,21 @@ def _start(workdir, *overrides, module='slimjax.train', shell=()):
   output = workdir.with_name(f'{workdir.name}.{time.time_ns()}.txt')
   with output.open('w') as file:
     process = subprocess.Popen(
-      [*shell, sys.executable, '-m', module, *arguments],
+      [*shell, sys.executable, *python, module, *arguments],
       cwd=ROOT,
       env=_environment(),
       stdout=file,
       stderr=subprocess.STDOUT,
     )
   return process, output
+
+
+def _held_in_step(step):
+  return _held('reporting.Progress.step', f'a[1] == {step}')
+
+
+def _is_held(output):
+  return 'held\n' in output.read_text()
 
 
 def _run(workdir, *overrides, **options):
@@ -147,11 +182,10 @@ def reference(tmp_path_factory):
 def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
   workdir = tmp_path / 'run'
   drafts = lambda: [*(workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')]
-  written = lambda: len(read_metrics(workdir))
 
-  # As soon as it trains: nothing is saved yet.
-  process, output = _start(workdir)
-  _when(lambda: written() >= 1, process, output)
+  # In the first epoch: nothing is saved yet.
+  process, output = _start(workdir, python=_held_in_step(10))
+  _when(lambda: _is_held(output), process, output)
   process.kill()
   assert process.wait() == -signal.SIGKILL
   assert _saved(workdir) == []
@@ -166,34 +200,24 @@ def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
   assert left == [] or not drafts()
 
   # In the middle of the second epoch: what was logged since is trained again.
-  process, output = _start(workdir)
-  _when(lambda: STEPS in _saved(workdir), process, output)
-  lines = written()
-  _when(lambda: written() > lines, process, output)
+  process, output = _start(workdir, python=_held_in_step(2 * STEPS - 4))
+  _when(lambda: _is_held(output) and STEPS in _saved(workdir), process, output)
   process.kill()
   process.wait()
   assert ('going on' in output.read_text()) == bool(left)
   assert _saved(workdir) == [STEPS]
-  assert _lines(workdir)[-1]['step'] > STEPS
+  assert STEPS < _lines(workdir)[-1]['step'] < 2 * STEPS
 
   # In an evaluation: the last, when its line of the training is written.
-  process, output = _start(workdir)
+  process, output = _start(workdir, python=_held('evaluate._add', 'n == 2'))
+  _when(lambda: _is_held(output), process, output)
   _when(lambda: 2 * STEPS in _saved(workdir), process, output)
   process.kill()
   process.wait()
-  # Image by image, so that it lasts.
-  process, output = _start(workdir, '--config.eval_batch_size=1')
-  trained = {'split': 'train', 'step': EPOCHS * STEPS}
-  _when(
-    lambda: any(trained.items() <= r.items() for r in read_metrics(workdir)),
-    process,
-    output,
-  )
-  process.kill()
-  process.wait()
-  assert _lines(workdir)[-1]['split'] == 'train'
-  saved = _saved(workdir)
-  assert saved[-1] == 2 * STEPS
+  assert f'going on from the checkpoint of step {STEPS}' in output.read_text()
+  last = _lines(workdir)[-1]
+  assert (last['split'], last['step']) == ('train', EPOCHS * STEPS)
+  assert _saved(workdir) == [STEPS, 2 * STEPS]
   # And the machine failed too, in the middle of a line.
   with (workdir / METRICS).open('a') as file:
     file.write('{"split": "tra')
@@ -209,13 +233,10 @@ def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
   workdir = tmp_path / 'run'
 
   # SIGTERM in the second epoch.
-  process, output = _start(workdir)
-  _when(
-    lambda: any(r['step'] > STEPS for r in read_metrics(workdir)),
-    process,
-    output,
-  )
+  process, output = _start(workdir, python=_held_in_step(2 * STEPS - 4))
+  _when(lambda: _is_held(output), process, output)
   process.terminate()
+  workdir.with_name('run.go').touch()
   assert process.wait(timeout=60) == 0, output.read_text()
   stopped = _saved(workdir)[-1]
   assert STEPS < stopped < 2 * STEPS
