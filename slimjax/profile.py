@@ -1,6 +1,7 @@
 """Multiply-accumulates and parameters of a network at each width."""
 
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
@@ -44,6 +45,11 @@ def profile_model(
   """
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
+  return _profile(model, width, tuple(image_size))
+
+
+@functools.lru_cache(maxsize=256)  # it is asked for again and again
+def _profile(model, width, image_size):
   macs = 0
 
   def count(next_fun, args, kwargs, context):
@@ -80,6 +86,7 @@ def profile_model(
   )
 
 
+@functools.lru_cache(maxsize=64)
 def count_parameters(model: SlimNet) -> int:
   """Trained parameters of the network: the shared, and each switch's norm."""
   shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_size=64))

@@ -9,7 +9,6 @@ has other MACs or parameters than the published network.
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import json
 import statistics
 from typing import Any
@@ -182,7 +181,7 @@ def compare(entry: Entry) -> Comparison:
     _line(model, width, errors, row, size, not reasons, sized)
     for width, errors in entry.errors.items()
   ]
-  total = _total(model)
+  total = count_parameters(model)
   same_total = None
   if sized and row is not None and row.total_params is not None:
     same_total = published.same_params(total, row.total_params)
@@ -198,7 +197,7 @@ def _line(
   comparable: bool,
   sized: bool,
 ) -> Line:
-  profile = _profile(model, width=width, image_size=image_size)
+  profile = profile_model(model, width=width, image_size=image_size)
   error = statistics.mean(errors)
   expected = row.errors.get(width) if row else None
   macs = row.macs.get(width) if row else None
@@ -222,11 +221,6 @@ def _line(
     published_params=params,
     same_counts=same,
   )
-
-
-# Runs of one network are many, and counting takes a second.
-_profile = functools.cache(profile_model)
-_total = functools.cache(count_parameters)
 
 
 def show(comparison: Comparison, console: rich.console.Console) -> None:

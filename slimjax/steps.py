@@ -15,11 +15,15 @@ are scheduled for memory: its default would keep every layer's gradient until
 the end.
 
 Between programs an array private to a device has a leading axis of devices.
+
+The programs of a network are kept: to train or evaluate it again in the same
+process, from another seed, traces none of them again.
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -46,6 +50,7 @@ from slimjax.variables import split_shared
 from slimjax.widths import Width
 
 AXIS = 'data'
+_KEPT = 64  # programs: of a few networks, at all their widths
 Batch = dict[str, Any]  # {'image': [b, h, w, 3], 'label': int32 [b]}
 # (key, images of the batch) -> floating images [b, h, w, 3]
 Preprocess = Callable[[jax.Array, jax.Array], jax.Array]
@@ -200,20 +205,6 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), step)
     return {**batch, 'image': preprocess(key, batch['image'])}
 
-  def program(width):
-    gradient = _gradient_program(
-      model, width, label_smoothing, inplace_distillation
-    )
-    mapped = jax.shard_map(
-      gradient,
-      mesh=mesh,
-      in_specs=(P(), P(), P(), P(AXIS), P(AXIS)),
-      out_specs=P(AXIS),
-    )
-    return jax.jit(
-      mapped, donate_argnums=4, compiler_options=_compiler_options(mesh)
-    )
-
   def update(state, shared, private):
     if mesh.size == 1:  # nothing to average, and no copy to do it in
       shared, private = jax.tree.map(lambda x: x[0], (shared, private))
@@ -249,7 +240,12 @@ def make_train_step(
     prepare=jax.jit(
       prepare, in_shardings=(split, replicated), out_shardings=split
     ),
-    gradient={switch: program(width) for switch, width in widths.items()},
+    gradient={
+      switch: _gradient_program(
+        model, width, mesh, label_smoothing, inplace_distillation
+      )
+      for switch, width in widths.items()
+    },
     update=jax.jit(
       update,
       donate_argnums=0,
@@ -279,9 +275,11 @@ def _average(shared, private):
   return {'params': params, **shared}, private
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def _gradient_program(
   model: SlimNet,
   width: Width,
+  mesh: Mesh,
   label_smoothing: float,
   inplace_distillation: bool,
 ):
@@ -352,7 +350,15 @@ def _gradient_program(
     carry['shared'] = shared
     return carry, private
 
-  return gradient
+  mapped = jax.shard_map(
+    gradient,
+    mesh=mesh,
+    in_specs=(P(), P(), P(), P(AXIS), P(AXIS)),
+    out_specs=P(AXIS),
+  )
+  return jax.jit(
+    mapped, donate_argnums=4, compiler_options=_compiler_options(mesh)
+  )
 
 
 def _add_in_place(total, gradients, blocks):
@@ -378,6 +384,7 @@ def _add_in_place(total, gradients, blocks):
   )
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def make_eval_step(model: SlimNet, mesh: Mesh, preprocess=None) -> Callable:
   """`metrics = step(variables, batch)` of an extracted model's one width.
 

@@ -54,29 +54,39 @@ def init(
     ValueError: the images are too small for the network, or it shares what it
       has not.
   """
-  images = _images(image_size)
-
-  def initialise(key, width):
-    return model.init(key, jnp.zeros(images.shape, images.dtype), width=width)
-
-  widest = functools.partial(initialise, width=model.full_channels)
-  # Compiled, the forward pass is dead code: only the drawing remains.
-  variables = {'params': jax.jit(widest)(key)['params']}
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
+  image_size = tuple(image_size)
+  widest = _initialiser(model, model.full_channels, image_size)
+  variables = {'params': widest(key)['params']}
   if model.folded:
     return variables
   variables.update({name: {} for name in PRIVATE})
   for width in model.widths:
-    shapes = jax.eval_shape(functools.partial(initialise, width=width), key)
+    shapes = _initialiser(model, width, image_size).eval_shape(key)
     for collection in PRIVATE:
       private, _ = split_shared(model, collection, _fresh(shapes[collection]))
       variables[collection][model.switch(width)] = private
-  full = jax.eval_shape(widest, key)
+  full = widest.eval_shape(key)
   _check_shared(model, full)
   for collection in PRIVATE:
     _, shared = split_shared(model, collection, _fresh(full[collection]))
     if shared:
       variables[collection][SHARED] = shared
   return variables
+
+
+@functools.lru_cache(maxsize=64)
+def _initialiser(model, width, image_size):
+  """Key -> variables at a width. Kept: networks are made again and again."""
+
+  def initialise(key):
+    return model.init(
+      key, jnp.zeros((1, *image_size, 3), jnp.float32), width=width
+    )
+
+  # Compiled, the forward pass is dead code: only the drawing remains.
+  return jax.jit(initialise)
 
 
 def _check_shared(model: SlimNet, variables: Any) -> None:
@@ -337,20 +347,13 @@ _SMALL = 64
 @functools.partial(jax.jit, static_argnums=0, static_argnames='width')
 def _active(model, selected, *, width):
   """What each layer uses; the layers say so, all else is dead code."""
-  images = _images(_SMALL)
   _, sown = model.apply(
     selected,
-    jnp.zeros(images.shape, images.dtype),
+    jnp.zeros((1, _SMALL, _SMALL, 3), jnp.float32),
     width=width,
     mutable=[f'active_{name}' for name in selected],
   )
   return sown
-
-
-def _images(image_size: int | tuple[int, int]) -> jax.ShapeDtypeStruct:
-  if isinstance(image_size, int):
-    image_size = (image_size, image_size)
-  return jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
 
 
 def _fresh(shapes: Any) -> Any:
