@@ -27,6 +27,7 @@ EPOCHS, STEPS = 3, 22  # per epoch
 TIMING = ('images_per_second', 'step_ms', 'input_wait')
 ARGUMENTS = (
   '--config=configs/digits.py',
+  '--config.model.name=resnet14',  # the first to compile
   f'--config.epochs={EPOCHS}',
   '--config.eval_every_epochs=1',
   # Not a divisor of an epoch: sums of training metrics cross checkpoints.
@@ -388,13 +389,13 @@ def test_a_run_with_another_configuration_is_refused(reference, tmp_path):
   status, output = _run(
     workdir,
     '--config.model.widths=(0.25, 0.5)',
-    '--config.model.name=resnet14',
+    '--config.model.name=mobilenet_v1',
     '--config.optimizer.weight_decay=0.1',
     '--config.epochs=4',
   )
   assert status != 0
   assert 'config.model.widths: [0.25] before, [0.25, 0.5] now' in output
-  assert 'config.model.name: mobilenet_v1 before, resnet14 now' in output
+  assert 'config.model.name: resnet14 before, mobilenet_v1 now' in output
   assert 'config.optimizer.weight_decay: 0.0001 before, 0.1 now' in output
   assert 'config.epochs: 3 before, 4 now' in output
   assert 'config.seed' not in output
