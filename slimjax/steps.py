@@ -16,8 +16,8 @@ the end.
 
 Between programs an array private to a device has a leading axis of devices.
 
-The programs of a network are kept: to train or evaluate it again in the same
-process, from another seed, traces none of them again.
+The programs of the last networks are kept: to train or evaluate one again in
+the same process, from another seed, traces and compiles none of them again.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ from slimjax.variables import split_shared
 from slimjax.widths import Width
 
 AXIS = 'data'
-_KEPT = 64  # programs: of a few networks, at all their widths
+_KEPT = 16  # programs: of a network or two, at all their widths
 Batch = dict[str, Any]  # {'image': [b, h, w, 3], 'label': int32 [b]}
 # (key, images of the batch) -> floating images [b, h, w, 3]
 Preprocess = Callable[[jax.Array, jax.Array], jax.Array]

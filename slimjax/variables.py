@@ -54,16 +54,18 @@ def init(
     ValueError: the images are too small for the network, or it shares what it
       has not.
   """
-  if isinstance(image_size, int):
-    image_size = (image_size, image_size)
-  image_size = tuple(image_size)
-  widest = _initialiser(model, model.full_channels, image_size)
+  size = (
+    (image_size, image_size)
+    if isinstance(image_size, int)
+    else tuple(image_size)
+  )
+  widest = _initialiser(model, model.full_channels, size)
   variables = {'params': widest(key)['params']}
   if model.folded:
     return variables
   variables.update({name: {} for name in PRIVATE})
   for width in model.widths:
-    shapes = _initialiser(model, width, image_size).eval_shape(key)
+    shapes = _initialiser(model, width, size).eval_shape(key)
     for collection in PRIVATE:
       private, _ = split_shared(model, collection, _fresh(shapes[collection]))
       variables[collection][model.switch(width)] = private
@@ -76,7 +78,7 @@ def init(
   return variables
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _initialiser(model, width, image_size):
   """Key -> variables at a width. Kept: networks are made again and again."""
 

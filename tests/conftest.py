@@ -31,6 +31,13 @@ gc.set_threshold(100_000, 50, 50)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def small_heap():
+  """What is left of other tests is not searched for garbage again."""
+  gc.collect()
+  gc.freeze()
+
+
 @pytest.fixture
 def x64():
   """float64 for the length of a test."""

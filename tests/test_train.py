@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from configs import digits as digits_config
 from slimjax import runtime
+from slimjax import steps
 from slimjax.checkpoint import Checkpoints
 from slimjax.data import digits
 from slimjax.evaluate import Evaluator
@@ -273,15 +274,23 @@ def test_nothing_compiles_after_the_first_step_and_evaluation(
     ('evaluation', Evaluator, '__call__'),
   ):
     monkeypatch.setattr(owner, name, counting(kind, getattr(owner, name)))
+  for programs in (steps._gradient_program, steps.make_eval_step):
+    programs.cache_clear()  # as in a process that has just begun
   try:
     train_and_evaluate(_config(), tmp_path / 'run')
+    first = {kind: counts.pop(kind) for kind in tuple(counts)}
+    counts.update(step=[], evaluation=[])
+    train_and_evaluate(_config(seed=1, epochs=1), tmp_path / 'another')
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
-  steps, (before, after, *later) = counts['step'], counts['evaluation']
-  assert len(steps) == 2 * 2 * STEPS
-  assert 0 < steps[0] == before  # all of the step before the first
+  of_step, (before, after, *later) = first['step'], first['evaluation']
+  assert len(of_step) == 2 * 2 * STEPS
+  assert 0 < of_step[0] == before  # all of the step before the first
   assert before < after  # the evaluation, the first time
-  assert set(later) == {after} == set(steps[2 * STEPS :])
+  assert set(later) == {after} == set(of_step[2 * STEPS :])
+  # Of another seed: how it augments and its update, but no width.
+  assert counts['step'][0] - after == 2, (first, counts)
+  assert set(counts['evaluation']) == {counts['step'][0]}
 
 
 def test_a_few_steps_can_be_traced(tmp_path):
