@@ -7,6 +7,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from slimjax.platforms import bound
+from slimjax.platforms import by_platform
+
 # Positions of the map summed into one by the first stage of _sums on CPU.
 _ROWS = 8
 
@@ -46,7 +49,7 @@ def _norm_fwd(options, x, scale, bias):
     jnp.sum(_wide(x), axis=tuple(range(x.ndim - 1))) / count, axis_name
   )
   # Squares of centred values: E[x^2] - E[x]^2 cancels where |mean| >> std.
-  (total,) = _sums(lambda x, mean: [(_wide(x) - mean) ** 2], [x], [mean])
+  (total,) = _sums(_squares, [x], [mean])
   var = _pmean(total / count, axis_name)
   rstd = lax.rsqrt(var + epsilon)
   y = (_wide(x) - _like(mean, x)) * _like(rstd * scale, x) + _like(bias, x)
@@ -57,11 +60,7 @@ def _norm_bwd(options, residuals, cotangents):
   _, axis_name = options
   x, scale, bias, mean, rstd = residuals
   dy = cotangents[0]
-
-  def terms(dy, x, mean):
-    return [_wide(dy), _wide(dy) * (_wide(x) - mean)]
-
-  dbias, dscale = _sums(terms, [dy, x], [mean])
+  dbias, dscale = _sums(_slopes, [dy, x], [mean])
   dscale = dscale * rstd
   count = x.size // x.shape[-1]
   offset = _pmean(dbias / count, axis_name)
@@ -82,6 +81,14 @@ def _norm_bwd(options, residuals, cotangents):
 _norm.defvjp(_norm_fwd, _norm_bwd)
 
 
+def _squares(x, mean):
+  return [(_wide(x) - mean) ** 2]
+
+
+def _slopes(dy, x, mean):
+  return [_wide(dy), _wide(dy) * (_wide(x) - mean)]
+
+
 def _wide(x):
   return x.astype(jnp.promote_types(jnp.float32, x.dtype))
 
@@ -98,18 +105,18 @@ def _sums(terms, arrays, vectors):
   """Sums terms(*arrays, *vectors) over all axes but the last.
 
   Args:
-    terms: elementwise function that returns a list of arrays.
+    terms: elementwise function of the module that returns a list of arrays.
     arrays: each [b, ..., c].
     vectors: each [c].
 
   Returns:
     [terms, c].
   """
-  return lax.platform_dependent(
+  return by_platform(
     arrays,
     vectors,
-    cpu=partial(_sums_in_stages, terms),
-    default=partial(_plain_sums, terms),
+    cpu=bound(_sums_in_stages, terms),
+    default=bound(_plain_sums, terms),
   )
 
 

@@ -14,6 +14,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from slimjax.platforms import bound
+from slimjax.platforms import by_platform
+
 # Of the output map, up to which patches are written out and multiplied; and
 # numbers in a patch, up to which that pays for maps of any size.
 _FEW_POSITIONS = 16
@@ -78,11 +81,11 @@ def _outputs(geometry, shape, kernel_shape):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(geometry, formulation, x, kernel):
-  return lax.platform_dependent(
+  return by_platform(
     x,
     kernel,
-    cpu=partial(formulation, geometry),
-    default=partial(native, geometry),
+    cpu=bound(formulation, geometry),
+    default=bound(native, geometry),
   )
 
 
@@ -91,11 +94,11 @@ def _conv_fwd(geometry, formulation, x, kernel):
 
 
 def _conv_bwd(geometry, formulation, residuals, dy):
-  return lax.platform_dependent(
+  return by_platform(
     *residuals,
     dy,
-    cpu=partial(_vjp, partial(formulation, geometry)),
-    default=partial(_vjp, partial(native, geometry)),
+    cpu=bound(_vjp, bound(formulation, geometry)),
+    default=bound(_vjp, bound(native, geometry)),
   )
 
 

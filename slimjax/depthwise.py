@@ -12,6 +12,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from slimjax.convolution import native
+from slimjax.platforms import bound
+from slimjax.platforms import by_platform
 
 # Rows of the output summed into one by the kernel gradient's first stage.
 _ROWS = 8
@@ -38,11 +40,11 @@ def depthwise_conv(x, kernel, *, strides, padding, dilation=(1, 1)):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(geometry, x, kernel):
-  return lax.platform_dependent(
+  return by_platform(
     x,
     kernel,
-    cpu=partial(_shifts, geometry),
-    default=partial(_native, geometry),
+    cpu=bound(_shifts, geometry),
+    default=bound(_native, geometry),
   )
 
 
@@ -51,11 +53,11 @@ def _conv_fwd(geometry, x, kernel):
 
 
 def _conv_bwd(geometry, residuals, dy):
-  return lax.platform_dependent(
+  return by_platform(
     *residuals,
     dy,
-    cpu=partial(_shifts_vjp, geometry),
-    default=partial(_native_vjp, geometry),
+    cpu=bound(_shifts_vjp, geometry),
+    default=bound(_native_vjp, geometry),
   )
 
 

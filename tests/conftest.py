@@ -34,6 +34,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 @pytest.fixture(scope='module', autouse=True)
 def small_heap():
   """What is left of other tests is not searched for garbage again."""
+  gc.unfreeze()
   gc.collect()
   gc.freeze()
 
