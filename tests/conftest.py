@@ -33,10 +33,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(scope='module', autouse=True)
 def small_heap():
-  """What is left of other tests is not searched for garbage again."""
-  gc.unfreeze()
+  """What a module has traced and compiled does not burden the next."""
+  yield
+  jax.clear_caches()
   gc.collect()
-  gc.freeze()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1] / 'slimjax'
 # Each module imports only what stands above it.
 ORDER = (
   'widths',
+  'platforms',
   'convolution',
   'depthwise',
   'batch_norm',
