@@ -8,7 +8,6 @@ from jax import lax
 import jax.numpy as jnp
 
 from slimjax.platforms import bound
-from slimjax.platforms import by_platform
 
 # Positions of the map summed into one by the first stage of _sums on CPU.
 _ROWS = 8
@@ -112,7 +111,7 @@ def _sums(terms, arrays, vectors):
   Returns:
     [terms, c].
   """
-  return by_platform(
+  return lax.platform_dependent(
     arrays,
     vectors,
     cpu=bound(_sums_in_stages, terms),

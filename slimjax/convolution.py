@@ -15,7 +15,6 @@ from jax import lax
 import jax.numpy as jnp
 
 from slimjax.platforms import bound
-from slimjax.platforms import by_platform
 
 # Of the output map, up to which patches are written out and multiplied; and
 # numbers in a patch, up to which that pays for maps of any size.
@@ -81,7 +80,7 @@ def _outputs(geometry, shape, kernel_shape):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv(geometry, formulation, x, kernel):
-  return by_platform(
+  return lax.platform_dependent(
     x,
     kernel,
     cpu=bound(formulation, geometry),
@@ -94,7 +93,7 @@ def _conv_fwd(geometry, formulation, x, kernel):
 
 
 def _conv_bwd(geometry, formulation, residuals, dy):
-  return by_platform(
+  return lax.platform_dependent(
     *residuals,
     dy,
     cpu=bound(_vjp, bound(formulation, geometry)),

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from slimjax.convolution import native
 from slimjax.platforms import bound
-from slimjax.platforms import by_platform
 
 # Rows of the output summed into one by the kernel gradient's first stage.
 _ROWS = 8
@@ -40,7 +39,7 @@ def depthwise_conv(x, kernel, *, strides, padding, dilation=(1, 1)):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(geometry, x, kernel):
-  return by_platform(
+  return lax.platform_dependent(
     x,
     kernel,
     cpu=bound(_shifts, geometry),
@@ -53,7 +52,7 @@ def _conv_fwd(geometry, x, kernel):
 
 
 def _conv_bwd(geometry, residuals, dy):
-  return by_platform(
+  return lax.platform_dependent(
     *residuals,
     dy,
     cpu=bound(_shifts_vjp, geometry),

@@ -25,7 +25,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 import jax
 import pytest
 
-# Tracing makes many small objects: a sixth of the suite's time was collecting.
+# Tracing makes many small objects; to look for garbage among them takes long.
 gc.set_threshold(100_000, 50, 50)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -354,30 +354,14 @@ JUMPING = """
 import random, runpy, sys, time
 real = time.time
 time.time = lambda: real() + random.choice([-60, 0, 60])
-sys.argv = ['slimjax.train', *sys.argv[1:]]
-runpy.run_module('slimjax.train', run_name='__main__', alter_sys=True)
+runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
 """
 
 
 def test_a_clock_that_jumps_changes_nothing(reference, tmp_path):
   workdir = tmp_path / 'run'
-  process = subprocess.run(
-    [
-      sys.executable,
-      '-c',
-      JUMPING,
-      *ARGUMENTS,
-      WIDTHS,
-      f'--workdir={workdir}',
-    ],
-    cwd=ROOT,
-    env=_environment(),
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
-  )
-  assert process.returncode == 0, process.stdout + process.stderr
+  status, output = _run(workdir, python=('-c', JUMPING))
+  assert status == 0, output
   _assert_same_end(workdir, reference)
   assert all(r['step_ms'] > 0 for r in read_metrics(workdir) if 'step_ms' in r)
 

@@ -64,7 +64,7 @@ def _started(workdir, processes, *, devices=1, epochs=1, overrides=()):
           env={
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
-            # The suite's, which compile in half the time.
+            # The suite's, which are quick to compile.
             'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(
               'device_count=4', f'device_count={devices}'
             ),
