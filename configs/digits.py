@@ -9,7 +9,7 @@ Expected time: 144 s on 2 cores of an AMD EPYC (experiments/digits).
 
 from ml_collections import config_dict
 
-from configs import common
+from slimjax.configs import common
 
 
 def get_config() -> config_dict.ConfigDict:

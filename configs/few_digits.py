@@ -10,7 +10,7 @@ Expected time: about 80 s on 2 cores, most of it compilation.
 
 from ml_collections import config_dict
 
-from configs import digits
+from slimjax.configs import digits
 
 
 def get_config() -> config_dict.ConfigDict:

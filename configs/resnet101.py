@@ -9,7 +9,7 @@ Published time: none. Not run here yet.
 
 from ml_collections import config_dict
 
-from configs import resnet50
+from slimjax.configs import resnet50
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -10,7 +10,7 @@ Published time: none; the authors used 4 GPUs. Not run here yet.
 
 from ml_collections import config_dict
 
-from configs import common
+from slimjax.configs import common
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -2,7 +2,7 @@
 
 The task is configs/few_digits.py. A run is one training, of one seed, in a
 folder of its own under --workdir; the seed also draws which digits train. A run
-that is finished is not repeated, one that was stopped goes on, and experiments
+that is finished is not repeated, one that was stopped resumes, and experiments
 share runs: give them the same --workdir.
 
 Differences are paired by seed. Their p-values are those of a two-sided paired
@@ -29,9 +29,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from scipy import stats
 
 from slimjax import configuration
-from slimjax.reporting import read_metrics
+from slimjax import files
+from slimjax import plots
 from slimjax.runtime.measuring import describe_device
 from slimjax.train import train_and_evaluate
+from slimjax.training.log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FEW_DIGITS = ROOT / 'configs' / 'few_digits.py'
@@ -44,13 +46,13 @@ class Experiment:
   """What the command line says.
 
   Attributes:
-    folder: of the experiment.
-    workdir: of the runs.
-    out: where result.json and the pictures go.
-    seeds: how many runs of everything.
+    folder: folder of the experiment.
+    workdir: folder of the runs.
+    out: folder of result.json and the pictures.
+    seeds: number of runs of everything.
     config: file of the configuration that the runs vary.
-    data_dir: of ImageNet; None leaves it to the configuration.
-    quick: tiny networks, for a moment: only to see that everything works.
+    data_dir: folder of ImageNet; None leaves it to the configuration.
+    quick: whether networks are tiny, only to see that everything works.
     used: folders of the runs so far.
   """
 
@@ -65,17 +67,22 @@ class Experiment:
 
   @classmethod
   def parse(cls, script: str, arguments: list[str] | None) -> 'Experiment':
-    """Of a script's `__file__` and its arguments (sys.argv's if None)."""
+    """Reads a script's arguments.
+
+    Args:
+      script: the script's `__file__`.
+      arguments: its arguments; None takes those of sys.argv.
+    """
     folder = pathlib.Path(script).resolve().parent
     parser = argparse.ArgumentParser(
       description=f'See {folder.name}/README.md.'
     )
     add = parser.add_argument
-    add('--workdir', type=pathlib.Path, help='of the runs')
-    add('--out', type=pathlib.Path, help='of result.json and pictures')
-    add('--seeds', type=int)
+    add('--workdir', type=pathlib.Path, help='folder of the runs')
+    add('--out', type=pathlib.Path, help='folder of result.json and pictures')
+    add('--seeds', type=int, help='number of runs of everything; default: 5')
     add('--config', type=pathlib.Path, default=FEW_DIGITS)
-    add('--data_dir', help='of ImageNet, for a published configuration')
+    add('--data_dir', help='folder of ImageNet, for a published configuration')
     add('--quick', action='store_true', help='tiny, only to see that it works')
     given = parser.parse_args(arguments)
     if given.seeds is not None and given.seeds < 2:
@@ -83,7 +90,7 @@ class Experiment:
     workdir = given.workdir or pathlib.Path('runs') / (
       'evidence_quick' if given.quick else 'evidence'
     )
-    # What is quick, or of another configuration, is no result of the folder.
+    # A quick result, or one of another configuration, is not the folder's.
     config = given.config.resolve()
     own = not given.quick and config == FEW_DIGITS
     out = given.out or (folder if own else workdir / folder.name)
@@ -92,11 +99,11 @@ class Experiment:
 
   @property
   def published(self) -> bool:
-    """Of a published configuration, not of the few digits."""
+    """Whether the configuration is a published one, not the few digits."""
     return self.config != FEW_DIGITS
 
   def get(self, seed: int, **model: Any) -> Any:
-    """The configuration of a seed, with options of the model."""
+    """Returns the configuration of a seed, with options of the model."""
     config = runpy.run_path(str(self.config))['get_config']()
     config.seed = seed
     if 'split_seed' in config.data:
@@ -113,15 +120,16 @@ class Experiment:
     return config
 
   def train(self, name: str, config: Any, **hooks: Any) -> pathlib.Path:
-    """The folder of a run that is finished, now if it was not."""
+    """Returns the folder of a finished run; trains it if it is not finished."""
     path = self.workdir / f'{name}_seed{config.seed}'
     self.used.add(path)
     done = path / 'results.json'
     if done.exists():
-      lines = configuration.differences(
+      found = configuration.differences(
         json.loads((path / 'config.json').read_text()),
         configuration.as_plain(config),
       )
+      lines = found.refused + found.said
       if lines:
         raise ValueError(
           f'{path} is a run with another configuration; take another'
@@ -132,7 +140,7 @@ class Experiment:
     path.mkdir(parents=True, exist_ok=True)
     (path / 'commit.txt').write_text(_commit())
     if train_and_evaluate(config, path, **hooks) is None:
-      raise SystemExit('stopped; the same command goes on')
+      raise SystemExit('stopped; the same command resumes')
     for old in sorted(
       (p for p in (path / 'checkpoints').iterdir() if p.name.isdigit()),
       key=lambda p: int(p.name),
@@ -143,7 +151,13 @@ class Experiment:
   def errors(
     self, name: str, get: Callable[[int], Any], **hooks: Any
   ) -> Errors:
-    """Test errors of a variant: `get` makes the configuration of a seed."""
+    """Returns test errors of a variant.
+
+    Args:
+      name: of its runs' folders.
+      get: makes the configuration of a seed.
+      **hooks: see `slimjax.train.train_and_evaluate`.
+    """
     found: Errors = {}
     for seed in range(self.seeds):
       path = self.train(name, get(seed), **hooks)
@@ -154,7 +168,13 @@ class Experiment:
   def individual(
     self, prefix: str, widths: Any, get: Callable[[int, float], Any]
   ) -> Errors:
-    """Test errors of networks trained alone: `get` takes a seed and a width."""
+    """Returns test errors of networks trained alone.
+
+    Args:
+      prefix: of their runs' folders.
+      widths: of the networks.
+      get: makes the configuration of a seed and a width.
+    """
     found: Errors = {}
     for width in widths:
       name = f'{prefix}_alone_{width}'
@@ -162,16 +182,16 @@ class Experiment:
     return found
 
   def models(self) -> list[str]:
-    """Of the comparisons with networks trained alone."""
+    """Returns the names of the models that are compared with ones alone."""
     name = self.get(0).model.name
     return [name] if self.published or self.quick else [name, 'resnet14']
 
   def both(self, name: str, *, factor: float = 1.0) -> tuple[Errors, Errors]:
-    """Test errors of networks trained alone, and of the slimmable one.
+    """Returns test errors of networks trained alone, and of the slimmable one.
 
     Args:
-      name: of the model.
-      factor: of the learning rate.
+      name: name of the model.
+      factor: factor of the learning rate.
     """
 
     def scaled(config):
@@ -190,7 +210,7 @@ class Experiment:
     return individual, slimmable
 
   def eight(self, name: str, *, factor: float = 1.0) -> Errors:
-    """Test errors of the slimmable one with eight widths (table 4)."""
+    """Returns test errors of the slimmable one with eight widths (table 4)."""
 
     def get(seed):
       config = self.get(seed, name=name, widths=EIGHT)
@@ -202,14 +222,14 @@ class Experiment:
     return self.errors(f'{_prefix(name, factor)}_slimmable8', get)
 
   def alone(self, seed: int, width: float, **model: Any) -> Any:
-    """The configuration of a network trained alone."""
+    """Returns the configuration of a network trained alone."""
     config = self.get(seed, **model)
     config.model.widths = (width,)
     config.eval_every_epochs = config.epochs
     return config
 
   def conclude(self, title: str, errors: Mapping[str, Errors]) -> None:
-    """Picture, table and result.json of two variants."""
+    """Writes picture, table and result.json of two variants."""
     (first, before), (second, after) = errors.items()
     plot(self.out / 'errors.png', title, errors)
     print(table(first, before, second, after))
@@ -218,7 +238,7 @@ class Experiment:
     )
 
   def write(self, result: Mapping[str, Any]) -> None:
-    """OUT/result.json, with where and of what the runs are."""
+    """Writes OUT/result.json, with the commits and machine of the runs."""
     commits = {(path / 'commit.txt').read_text() for path in self.used}
     record = {
       'commits': sorted(commits),
@@ -228,8 +248,7 @@ class Experiment:
       **result,
     }
     self.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1)
-    (self.out / 'result.json').write_text(text + '\n')
+    files.write_json(self.out / 'result.json', record, indent=1)
 
 
 def _prefix(name: str, factor: float) -> str:
@@ -237,13 +256,13 @@ def _prefix(name: str, factor: float) -> str:
 
 
 def errors_of(path: pathlib.Path) -> dict[str, float]:
-  """Test errors of a finished run by width."""
+  """Returns test errors of a finished run by width."""
   results = json.loads((path / 'results.json').read_text())
   return {str(row['width']): row['top1_error'] for row in results}
 
 
 def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:
-  """Of a run's metrics: {width: [[epoch, value], ...]}."""
+  """Returns one metric of a run: {width: [[epoch, value], ...]}."""
   found: dict[str, list] = {}
   for record in read_metrics(path):
     if record['split'] == split:
@@ -253,7 +272,7 @@ def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:
 
 
 def compare(before: Errors, after: Errors) -> dict[str, dict[str, float]]:
-  """What `after` changes, at each width that both have and in their mean."""
+  """Returns what `after` changes, at each common width and in their mean."""
   before, after = _with_mean(before, after), _with_mean(after, before)
   compared = {}
   for width in before:
@@ -271,7 +290,7 @@ def compare(before: Errors, after: Errors) -> dict[str, dict[str, float]]:
 
 
 def _with_mean(errors: Errors, other: Errors) -> Errors:
-  """The widths that both have, and the mean over them of each seed."""
+  """Returns the widths that both have, and the mean over them of each seed."""
   common = {width: errors[width] for width in errors if width in other}
   if len(common) < 2:
     return common
@@ -280,7 +299,7 @@ def _with_mean(errors: Errors, other: Errors) -> Errors:
 
 
 def table(first: str, before: Errors, second: str, after: Errors) -> str:
-  """Both and their differences in Markdown, for the README."""
+  """Returns both and their differences in Markdown, for the README."""
   compared = compare(before, after)
   before, after = _with_mean(before, after), _with_mean(after, before)
   lines = [
@@ -298,7 +317,7 @@ def table(first: str, before: Errors, second: str, after: Errors) -> str:
 
 
 def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
-  """Test errors by width with their deviations, one colour a variant."""
+  """Saves test errors by width with their deviations, a colour per variant."""
   figure, axes = _figure(title)
   widths = sorted(
     {w for errors in variants.values() for w in errors}, key=float
@@ -332,7 +351,7 @@ def plot_curves(
   variants: Mapping[str, Mapping[str, list]],
   ylabel: str,
 ):
-  """[[epoch, value], ...] by variant (a style) and width (a colour)."""
+  """Saves [[epoch, value], ...] by variant (a style) and width (a colour)."""
   figure, axes = _figure(title)
   widths = sorted({w for lines in variants.values() for w in lines}, key=float)
   for style, (variant, lines) in zip(
@@ -356,11 +375,7 @@ def _spread(errors: list[float]) -> str:
 
 
 def _figure(title):
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(6.4, 4), dpi=150, layout='constrained')
-  FigureCanvasAgg(figure)
+  figure = plots.figure((6.4, 4))
   axes = figure.add_subplot(title=title)
   axes.grid(alpha=0.3)
   return figure, axes
@@ -368,7 +383,7 @@ def _figure(title):
 
 def _save(figure, path):
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path)
+  plots.save(figure, path)
   print(f'wrote {path}')
 
 

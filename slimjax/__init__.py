@@ -5,34 +5,40 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from slimjax.convert import load_torch
-  from slimjax.convert import save_torch
   from slimjax.models import create_model
   from slimjax.models import MODELS
-  from slimjax.models.common import SlimNet
-  from slimjax.profile import count_parameters
-  from slimjax.profile import Profile
-  from slimjax.profile import profile_model
+  from slimjax.models.net import SlimNet
   from slimjax.variables import apply
   from slimjax.variables import extract
   from slimjax.variables import fold_batch_norm
   from slimjax.variables import init
+  from slimjax.variables.checking import check_model
+  from slimjax.variables.profile import count_parameters
+  from slimjax.variables.profile import list_models
+  from slimjax.variables.profile import Profile
+  from slimjax.variables.profile import profile_model
+  from slimjax.variables.torch_names import load_torch
+  from slimjax.variables.torch_names import save_torch
+
+__version__ = '0.1.0'
 
 # Imported when first used: a process that serves a bundle (slimjax.runtime)
 # imports no model and no Flax.
 _HOMES = {
   'MODELS': 'models',
-  'Profile': 'profile',
-  'SlimNet': 'models.common',
+  'Profile': 'variables.profile',
+  'SlimNet': 'models.net',
   'apply': 'variables',
-  'count_parameters': 'profile',
+  'check_model': 'variables.checking',
+  'count_parameters': 'variables.profile',
   'create_model': 'models',
   'extract': 'variables',
   'fold_batch_norm': 'variables',
   'init': 'variables',
-  'load_torch': 'convert',
-  'profile_model': 'profile',
-  'save_torch': 'convert',
+  'list_models': 'variables.profile',
+  'load_torch': 'variables.torch_names',
+  'profile_model': 'variables.profile',
+  'save_torch': 'variables.torch_names',
 }
 
 __all__ = [
@@ -40,11 +46,13 @@ __all__ = [
   'Profile',
   'SlimNet',
   'apply',
+  'check_model',
   'count_parameters',
   'create_model',
   'extract',
   'fold_batch_norm',
   'init',
+  'list_models',
   'load_torch',
   'profile_model',
   'save_torch',

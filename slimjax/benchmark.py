@@ -9,22 +9,18 @@ a plot of error against latency.
 from collections.abc import Sequence
 import pathlib
 
-from absl import app
 from absl import flags
-from absl import logging
 import rich.console
 
+from slimjax import cli
+from slimjax.runtime import display
 from slimjax.runtime import load
 from slimjax.runtime import measure
-from slimjax.runtime import report
 from slimjax.runtime.network import BACKENDS
 from slimjax.widths import canonical
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
-  if len(argv) != 2:
-    raise app.UsageError('one argument is needed: the folder of the bundle')
   folder = pathlib.Path(argv[1])
   batch_sizes = [int(size) for size in _BATCH_SIZES.value]
   network = load(
@@ -41,23 +37,37 @@ def main(argv: Sequence[str]) -> None:
       rounds=_ROUNDS.value,
       on_round=lambda done, of: status.update(f'round {done} of {of}'),
     )
-  report.print_table(table, console)
+  display.print_table(table, console)
   console.print(str(network.memory()), highlight=False)
   suffix = '' if _BACKEND.value == 'jax' else f'.{_BACKEND.value}'
   stem = _OUT.value or f'{folder}{suffix}.benchmark'
   table.save(f'{stem}.json')
-  report.plot(table, pathlib.Path(f'{stem}.png'), title=folder.name)
+  display.plot(table, f'{stem}.png', title=folder.name)
   console.print(f'written: {stem}.json, {stem}.png', highlight=False)
 
 
 if __name__ == '__main__':
-  _WIDTHS = flags.DEFINE_list('widths', [], 'Default: all the bundle has.')
-  _BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['1'], 'Images in a request.')
+  _WIDTHS = flags.DEFINE_list(
+    'widths', [], 'Widths to measure. Default: all that the bundle has.'
+  )
+  _BATCH_SIZES = flags.DEFINE_list(
+    'batch_sizes', ['1'], 'Numbers of images in a request.'
+  )
+  flags.register_validator(
+    'batch_sizes',
+    lambda sizes: all(size.isdecimal() for size in sizes),
+    'whole numbers are needed, such as 1,8',
+  )
   _BACKEND = flags.DEFINE_enum(
-    'backend', 'jax', list(BACKENDS), 'What runs it.'
+    'backend', 'jax', list(BACKENDS), 'Backend that runs the bundle.'
   )
-  _ROUNDS = flags.DEFINE_integer('rounds', 30, 'Turns of every width.')
+  _ROUNDS = flags.DEFINE_integer(
+    'rounds', 30, 'Number of turns of each width; at least 3.'
+  )
   _OUT = flags.DEFINE_string(
-    'out', None, 'Path without suffix. Default: BUNDLE.benchmark.'
+    'out',
+    None,
+    'Path of the table and the plot, without suffix. Default:'
+    ' BUNDLE.benchmark, or BUNDLE.onnxruntime.benchmark.',
   )
-  app.run(main)
+  cli.run(main, positionals='BUNDLE')

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
+import difflib
 import inspect
 import json
 from typing import Any
@@ -15,13 +16,22 @@ from typing import Any
 from etils import epath
 from ml_collections import config_dict
 
-SECTIONS = ('model', 'data', 'optimizer', 'schedule', 'loss')
-# What may differ when a run goes on: where it is at work, not what it does.
+from slimjax import files
+
+SECTIONS = ('model', 'data', 'task', 'plan', 'optimizer', 'schedule', 'loss')
+# What may differ when a run resumes: where and how it works, not what it does.
 _FREE = (
   'config.compilation_cache_dir',
   'config.eval_batch_size',
   'config.data.data_dir',
   'config.data.workers',
+)
+# What may differ and is said in the log: it changes the run from there on.
+_CHANGING = (
+  'config.log_every_steps',
+  'config.eval_every_epochs',
+  'config.data.max_corrupt',
+  'config.optimizer.clip_norm',
 )
 
 
@@ -41,8 +51,8 @@ class Run:
       None keeps none. A cache that jax has been told of already is used as is.
     model: arguments of `slimjax.create_model`.
     data: of `slimjax.data.create_dataset`.
-    optimizer: arguments of `slimjax.optim.sgd`.
-    schedule: arguments of `slimjax.optim.create_schedule`.
+    optimizer: arguments of `slimjax.training.optim.sgd`.
+    schedule: arguments of `slimjax.training.optim.create_schedule`.
     loss: label_smoothing and inplace_distillation.
   """
 
@@ -58,41 +68,68 @@ class Run:
   optimizer: Mapping[str, Any]
   schedule: Mapping[str, Any]
   loss: Mapping[str, Any]
+  task: Mapping[str, Any] = dataclasses.field(
+    default_factory=lambda: {'name': 'classification'}
+  )
+  plan: Mapping[str, Any] = dataclasses.field(
+    default_factory=lambda: {'name': 'all'}
+  )
 
 
 def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
-  """The run a configuration describes.
+  """Returns the run that a configuration describes.
+
+  A key that a configuration leaves out gets its default, where it has one.
 
   Raises:
     ValueError: keys are unknown or missing, or a number is not positive.
   """
   plain = as_plain(config)
-  fields = [field.name for field in dataclasses.fields(Run)]
-  check_keys('config', plain, required=fields, allowed=fields)
+  fields = dataclasses.fields(Run)
+  check_keys(
+    'config',
+    plain,
+    required=[f.name for f in fields if f.name not in _OPTIONAL],
+    allowed=[f.name for f in fields],
+  )
   for section in SECTIONS:
-    if not isinstance(plain[section], dict):
-      raise ValueError(f'config.{section} must be a section')
-  run = Run(**plain)
-  for name in fields:
-    value = getattr(run, name)
-    if name in SECTIONS or name == 'compilation_cache_dir':
-      continue
-    least = 0 if name == 'seed' else 1
-    if not isinstance(value, int) or value < least:
+    if not isinstance(plain.get(section, {}), dict):
       raise ValueError(
-        f'config.{name} must be a whole number from {least} up, got {value!r}'
+        f'config.{section} must be a section, got {plain[section]!r}'
+      )
+  run = Run(**plain)
+  for field in fields:
+    value = getattr(run, field.name)
+    if field.name in SECTIONS or field.name == 'compilation_cache_dir':
+      continue
+    least = 0 if field.name == 'seed' else 1
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least:
+      raise ValueError(
+        f'config.{field.name} must be a whole number from {least} up, got'
+        f' {value!r}'
       )
   return run
+
+
+_OPTIONAL = {
+  field.name
+  for field in dataclasses.fields(Run)
+  if field.default_factory is not dataclasses.MISSING
+}
 
 
 def check_keys(where: str, given, *, required, allowed) -> None:
   """Raises ValueError if keys are missing, or are not read by anything."""
   lines = [f'{where}.{key} is missing' for key in required if key not in given]
-  lines += [
-    f'{where}.{key} is not read by anything; there are {", ".join(allowed)}'
-    for key in given
-    if key not in allowed
-  ]
+  for key in given:
+    if key not in allowed:
+      near = difflib.get_close_matches(key, allowed, n=3)
+      lines.append(
+        f'{where}.{key} is not read by anything'
+        + (f'; is it {" or ".join(near)}?' if near else '')
+        + f'; there are {", ".join(allowed)}'
+      )
   if lines:
     raise ValueError('; '.join(lines))
 
@@ -100,12 +137,18 @@ def check_keys(where: str, given, *, required, allowed) -> None:
 def call(
   function: Callable, where: str, section: Mapping[str, Any], **others: Any
 ) -> Any:
-  """`function(**section, **others)`, with errors that name the section."""
+  """Returns `function(**section, **others)`; errors name the section."""
   check_arguments(function, where, section, others)
+  section = {key: _hashable(value) for key, value in section.items()}
   try:
     return function(**section, **others)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{where}: {error}') from error
+
+
+def _hashable(value: Any) -> Any:
+  """Lists as tuples: what configurations build keys compiled programs."""
+  return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def check_arguments(
@@ -133,7 +176,7 @@ def check_arguments(
 
 
 def as_plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> dict:
-  """The configuration as JSON has it: dicts, lists, numbers, strings."""
+  """Returns the configuration as JSON has it: dicts, lists, numbers, strings."""
   if isinstance(config, config_dict.ConfigDict):
     config = config.to_dict()
   return json.loads(json.dumps(config))
@@ -141,21 +184,52 @@ def as_plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> dict:
 
 def write(config: Mapping[str, Any], path: epath.Path) -> None:
   """Writes the configuration as JSON, whole or not at all."""
-  draft = path.with_name(path.name + '.draft')
-  draft.write_text(json.dumps(as_plain(config), indent=2) + '\n')
-  draft.replace(path)
+  files.write_json(path, as_plain(config))
 
 
-def differences(old: Any, new: Any, where: str = 'config') -> list[str]:
-  """One line for each value that differs and makes another run."""
+@dataclasses.dataclass(frozen=True)
+class Differences:
+  """How two configurations differ, one line per value.
+
+  Attributes:
+    refused: values that make another run.
+    said: values that may change when a run resumes, and are worth a line.
+  """
+
+  refused: list[str] = dataclasses.field(default_factory=list)
+  said: list[str] = dataclasses.field(default_factory=list)
+
+
+def differences(
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  defaults: Mapping[str, Any] | None = None,
+) -> Differences:
+  """Compares two configurations.
+
+  Args:
+    old: the configuration before, as JSON has it.
+    new: the configuration now, likewise.
+    defaults: {'config.section.key': value} of keys that either may leave out.
+  """
+  found = Differences()
+  _compare(old, new, 'config', defaults or {}, found)
+  return found
+
+
+_MISSING = '(none)'
+
+
+def _compare(old, new, where, defaults, found) -> None:
   if where in _FREE:
-    return []
+    return
   if isinstance(old, dict) and isinstance(new, dict):
-    return [
-      line
-      for key in sorted({*old, *new})
-      for line in differences(
-        old.get(key, '(none)'), new.get(key, '(none)'), f'{where}.{key}'
+    for key in sorted({*old, *new}):
+      path = f'{where}.{key}'
+      default = as_plain({'value': defaults.get(path, _MISSING)})['value']
+      _compare(
+        old.get(key, default), new.get(key, default), path, defaults, found
       )
-    ]
-  return [] if old == new else [f'{where}: {old} before, {new} now']
+  elif old != new:
+    line = f'{where}: {old} before, {new} now'
+    (found.said if where in _CHANGING else found.refused).append(line)

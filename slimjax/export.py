@@ -14,7 +14,7 @@ import numpy as np
 
 from slimjax.data import create_dataset
 from slimjax.evaluate import load_run
-from slimjax.reporting import read_metrics
+from slimjax.training.log import read_metrics
 from slimjax.runtime.bundle import Manifest
 from slimjax.runtime.writer import export
 from slimjax.runtime.writer import FORMATS

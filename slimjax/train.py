@@ -25,27 +25,27 @@ import numpy as np
 import optax
 
 from slimjax import configuration
-from slimjax import processes
-from slimjax import reporting
-from slimjax.checkpoint import Checkpoints
-from slimjax.checkpoint import set_damaged_aside
+from slimjax.training import processes
+from slimjax.training import log as reporting
+from slimjax.training.checkpoint import Checkpoints
+from slimjax.training.checkpoint import set_damaged_aside
 from slimjax.data import create_dataset
 from slimjax.data.batches import Share
 from slimjax.data.prefetch import Prefetched
 from slimjax.evaluate import Evaluator
 from slimjax.evaluate import rows
-from slimjax.metrics import summarise
+from slimjax.tasks.metrics import summarise
 from slimjax.models import create_model
-from slimjax.models.common import SlimNet
-from slimjax.optim import create_schedule
-from slimjax.optim import sgd
-from slimjax.steps import data_mesh
-from slimjax.steps import make_train_step
-from slimjax.steps import replicate
-from slimjax.steps import shard
-from slimjax.train_state import TrainState
-from slimjax.variables import init
-from slimjax.variables import Variables
+from slimjax.models.net import SlimNet
+from slimjax.training.optim import create_schedule
+from slimjax.training.optim import sgd
+from slimjax.training.steps import data_mesh
+from slimjax.training.steps import make_train_step
+from slimjax.training.steps import replicate
+from slimjax.training.steps import shard
+from slimjax.training.state import TrainState
+from slimjax.variables.format import init
+from slimjax.variables.format import Variables
 
 
 class NonFiniteError(RuntimeError):

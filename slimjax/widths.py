@@ -16,7 +16,8 @@ Width: TypeAlias = float | tuple[int, ...]
 def round_channels(channels: float, divisor: int = 8) -> int:
   """Rounds to the nearest multiple of `divisor`, as the MobileNets do.
 
-  At least one multiple, and never more than 10 % below `channels`.
+  The result is at least one multiple, and never more than 10 % below
+  `channels`.
   Source: the published MobileNet v1 and v2.
   """
   rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
@@ -24,11 +25,18 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 def canonical(width: Width | Sequence[int] | str) -> Width:
-  """`width` as a float or a tuple of ints, also from a list or '0.25'.
+  """Returns `width` as a float or a tuple of ints, also from a list or '0.25'.
 
   Raises:
     ValueError: it is neither, or is not positive.
+    TypeError: it is traced by jax.
   """
+  if hasattr(width, 'aval') and type(width).__name__.endswith('Tracer'):
+    raise TypeError(
+      'the width is traced by jax.jit, but it must be static:'
+      " jax.jit(function, static_argnames='width'); for slimjax.apply also"
+      ' static_argnums=0'
+    )
   if isinstance(width, (list, tuple)):
     channels = tuple(width)
     if not channels or any(int(c) != c or c <= 0 for c in channels):
@@ -38,7 +46,9 @@ def canonical(width: Width | Sequence[int] | str) -> Width:
       )
     return tuple(int(c) for c in channels)
   try:
-    value = float(width)  # type: ignore[arg-type]
+    # By its digits: np.float32(0.35) is 0.35, not 0.3499999940395355.
+    short = str(width) if type(width).__name__ == 'float32' else width
+    value = float(short)  # type: ignore[arg-type]
   except (TypeError, ValueError):
     value = math.nan
   if not (math.isfinite(value) and value > 0):
@@ -50,7 +60,7 @@ def canonical(width: Width | Sequence[int] | str) -> Width:
 
 
 def switch_name(width: Width) -> str:
-  """The key of a switch's trees: 0.25 -> 'w025', 1.0 -> 'w100'.
+  """Returns the key of a switch's trees: 0.25 -> 'w025', 1.0 -> 'w100'.
 
   A tuple of channels is named by a checksum of it, such as 'c1f3a9c07'.
   """
@@ -61,8 +71,30 @@ def switch_name(width: Width) -> str:
   return f'w{whole}{decimals:0<2}'
 
 
+def label(width: Width) -> str:
+  """Returns what a width is called in tables and plots: '0.25', 'c1f3a9c07'."""
+  return switch_name(width) if isinstance(width, tuple) else str(width)
+
+
+def find(name: Width | Sequence[int] | str, known: Sequence[Width]) -> Width:
+  """Returns the width that `name` means: a number, channels, or a printed name.
+
+  Args:
+    name: '0.25', 'w025', 'c1f3a9c07', a float, or the channels.
+    known: widths whose printed names are understood.
+
+  Raises:
+    ValueError: it means none.
+  """
+  if isinstance(name, str):
+    for width in known:
+      if name in (label(width), switch_name(width)):
+        return width
+  return canonical(name)
+
+
 def check_widths(widths: Sequence[Width]) -> tuple[Width, ...]:
-  """The widths of a model in canonical form.
+  """Returns the widths of a model in canonical form.
 
   Raises:
     ValueError: there are none, one is no width, or two have one name.

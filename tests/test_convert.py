@@ -18,8 +18,8 @@ import pytest
 
 import slimjax
 from slimjax import configuration
-from slimjax.convert import load_torch
-from slimjax.convert import save_torch
+from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 from slimjax.data import digits
 from slimjax.evaluate import check_flags
 from slimjax.evaluate import load_published
@@ -322,7 +322,7 @@ def test_a_checkpoint_is_evaluated_by_one_command(tmp_path):
 
 
 def test_a_checkpoint_that_is_not_there():
-  config = importlib.import_module('configs.digits').get_config()
+  config = importlib.import_module('slimjax.configs.digits').get_config()
   with pytest.raises(FileNotFoundError, match='no checkpoint nowhere.pt'):
     load_published(config, 'nowhere.pt')
 
@@ -342,7 +342,7 @@ def test_flags_that_do_not_fit(workdir, config, checkpoint, message):
 
 
 def test_the_published_error_stands_beside():
-  config = importlib.import_module('configs.mobilenet_v2').get_config()
+  config = importlib.import_module('slimjax.configs.mobilenet_v2').get_config()
   run = configuration.parse(config)
   line = published_errors(run, (0.35, 1.0), 'test')
   assert line is not None

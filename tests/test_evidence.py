@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from slimjax import steps
+from slimjax.training import steps
 from slimjax import train
 from slimjax.evaluate import load_run
 

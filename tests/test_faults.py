@@ -17,10 +17,10 @@ import jax
 import numpy as np
 import pytest
 
-from slimjax.checkpoint import Checkpoints
+from slimjax.training.checkpoint import Checkpoints
 from slimjax.evaluate import load_run
-from slimjax.reporting import METRICS
-from slimjax.reporting import read_metrics
+from slimjax.training.log import METRICS
+from slimjax.training.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS, STEPS = 3, 22  # per epoch

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import slimjax
-from slimjax.convert import load_torch
+from slimjax.variables.torch_names import load_torch
 
 apply = jax.jit(slimjax.apply, static_argnums=0, static_argnames='width')
 

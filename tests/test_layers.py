@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import slimjax
-from slimjax.batch_norm import batch_norm_train
-from slimjax.convolution import convolve as slim_convolve
-from slimjax.depthwise import depthwise_conv
+from slimjax.nn.kernels.batch_norm import batch_norm_train
+from slimjax.nn.kernels.convolution import convolve as slim_convolve
+from slimjax.nn.kernels.depthwise import depthwise_conv
 from slimjax.layers import SlimConv
 from slimjax.layers import SlimDense
 from slimjax.layers import SwitchableBatchNorm

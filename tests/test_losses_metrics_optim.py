@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from slimjax import optim
-from slimjax.losses import cross_entropy
-from slimjax.losses import soft_cross_entropy
-from slimjax.metrics import classification_metrics
-from slimjax.metrics import summarise
-from slimjax.metrics import top_k_correct
+from slimjax.training import optim
+from slimjax.tasks.losses import cross_entropy
+from slimjax.tasks.losses import soft_cross_entropy
+from slimjax.tasks.metrics import classification_metrics
+from slimjax.tasks.metrics import summarise
+from slimjax.tasks.metrics import top_k_correct
 
 NAN, INF = np.nan, np.inf
 

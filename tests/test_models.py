@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import slimjax
-from slimjax.profile import count_parameters
-from slimjax.profile import profile_model
-from slimjax.published import same_macs
-from slimjax.published import same_params
-from slimjax.published import tables
+from slimjax.variables.profile import count_parameters
+from slimjax.variables.profile import profile_model
+from slimjax.analysis.published import same_macs
+from slimjax.analysis.published import same_params
+from slimjax.analysis.published import tables
 from slimjax.widths import round_channels
 from slimjax.widths import switch_name
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from slimjax.reporting import read_metrics
+from slimjax.training.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 22  # an epoch

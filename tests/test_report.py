@@ -9,8 +9,12 @@ import pytest
 import rich.console
 
 from slimjax import configuration
-from slimjax import published
-from slimjax import report
+from slimjax.analysis import compare
+from slimjax.analysis import published
+from slimjax.data import digits
+from slimjax.models import create_model
+from slimjax.variables.profile import profile_model
+from slimjax.widths import label
 
 ROWS = {
   'mobilenet_v1': {0.25: 46.9, 0.5: 35.2, 0.75: 30.5, 1.0: 28.5},
@@ -25,18 +29,24 @@ ROWS = {
 
 
 def get(name):
-  return importlib.import_module(f'configs.{name}').get_config()
+  return importlib.import_module(f'slimjax.configs.{name}').get_config()
 
 
-def finished(folder, config, error):
-  """A workdir with what the ledger reads; `error` by width, percent."""
+def finished(folder, config, error, headline='top1_error'):
+  """A workdir with what `read` reads; `error` by width, percent."""
   folder.mkdir(parents=True)
-  (folder / 'config.json').write_text(
-    json.dumps(configuration.as_plain(config))
-  )
+  plain = configuration.as_plain(config)
+  (folder / 'config.json').write_text(json.dumps(plain))
+  model = configuration.call(create_model, 'config.model', plain['model'])
+  size = plain['data'].get('image_size', digits.IMAGE_SIZE)
   results = [
-    {'width': width, 'top1_error': error(width), 'examples': 50000}
-    for width in config.model.widths
+    {
+      'width': width,
+      headline: error(width),
+      'examples': 50000,
+      'macs': profile_model(model, width=width, image_size=size).macs,
+    }
+    for width in model.ordered_widths
   ]
   (folder / 'results.json').write_text(json.dumps(results))
   return folder
@@ -47,7 +57,7 @@ def test_a_run_of_a_configuration_is_compared_with_its_row(name, tmp_path):
   """Half a percent more than the paper, in every row of tables 3 and 4."""
   row = ROWS[name]
   run = finished(tmp_path / 'run', get(name), lambda w: row[w] + 0.5)
-  comparison = report.compare(report.read(run))
+  comparison = compare.compare(compare.read(run))
   assert comparison.reasons == []
   assert [line.width for line in comparison.lines] == sorted(row)
   for line in comparison.lines:
@@ -63,7 +73,7 @@ def test_a_network_trained_alone_has_its_own_column(tmp_path):
   config = get('resnet50')
   config.model.widths = (0.25,)
   run = finished(tmp_path / 'run', config, lambda _: 36.0)
-  comparison = report.compare(report.read(run))
+  comparison = compare.compare(compare.read(run))
   (line,) = comparison.lines
   assert (line.published_error, comparison.same_total) == (36.2, None)
   assert line.difference == pytest.approx(-0.2)
@@ -73,12 +83,12 @@ def test_shared_scale_and_bias_are_table_6(tmp_path):
   config = get('mobilenet_v1')
   config.model.shared = ('norm',)
   run = finished(tmp_path / 'run', config, lambda _: 40.0)
-  comparison = report.compare(report.read(run))
+  comparison = compare.compare(compare.read(run))
   errors = [line.published_error for line in comparison.lines]
   assert errors == [47.1, 35.9, 30.9, 28.8]
   config.model.shared = ('norm', 'batch_stats')
   run = finished(tmp_path / 'naive', config, lambda _: 99.9)
-  assert report.compare(report.read(run)).row is None
+  assert compare.compare(compare.read(run)).row is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +108,7 @@ def test_another_recipe_is_not_comparable(
   config = get('mobilenet_v1')
   (config[section] if section else config)[key] = value
   run = finished(tmp_path / 'run', config, lambda _: 30.0)
-  comparison = report.compare(report.read(run))
+  comparison = compare.compare(compare.read(run))
   assert len(comparison.reasons) == 1
   assert reason in comparison.reasons[0]
   assert [line.difference for line in comparison.lines] == [None] * 4
@@ -108,7 +118,7 @@ def test_another_recipe_is_not_comparable(
 
 def test_digits_are_compared_with_nothing(tmp_path):
   run = finished(tmp_path / 'run', get('digits'), lambda _: 1.0)
-  comparison = report.compare(report.read(run))
+  comparison = compare.compare(compare.read(run))
   assert 'config.data.name: digits here' in comparison.reasons[0]
   assert {line.same_counts for line in comparison.lines} == {None}
   assert comparison.lines[0].macs == 834_688  # at 32 pixels
@@ -120,18 +130,18 @@ def test_seeds_are_one_entry_with_a_spread(tmp_path):
     config = get('resnet50')
     config.seed = seed
     entries.append(
-      report.read(finished(tmp_path / str(seed), config, lambda _, e=error: e))
+      compare.read(finished(tmp_path / str(seed), config, lambda _, e=error: e))
     )
-  other = report.read(
+  other = compare.read(
     finished(tmp_path / 'other', get('mobilenet_v1'), lambda _: 30.0)
   )
-  together, alone = report.group([entries[0], other, entries[1]])
+  together, alone = compare.group([entries[0], other, entries[1]])
   assert (together.seeds, alone.seeds) == ([0, 1], [1995])
-  line = report.compare(together).lines[-1]
+  line = compare.compare(together).lines[-1]
   assert (line.error, line.difference) == (25.0, pytest.approx(1.0))
   assert line.deviation == pytest.approx(2**0.5)
   with pytest.raises(ValueError, match='they are one run; leave one out'):
-    report.group([entries[0], entries[0]])
+    compare.group([entries[0], entries[0]])
 
 
 def test_other_counts_are_pointed_out(tmp_path, monkeypatch):
@@ -140,11 +150,41 @@ def test_other_counts_are_pointed_out(tmp_path, monkeypatch):
   tables['slimmable_params_m']['mobilenet_v1'] = 4.2
   monkeypatch.setattr(published, 'tables', lambda: tables)
   run = finished(tmp_path / 'run', get('mobilenet_v1'), lambda _: 30.0)
-  comparison = report.compare(report.read(run))
+  comparison = compare.compare(compare.read(run))
   assert comparison.wrong_counts == ['width 0.75', 'all widths together']
   console = rich.console.Console(width=200, record=True)
-  report.show(comparison, console)
+  compare.show(comparison, console)
   assert '325.40 M ≠ 317 M' in console.export_text()
+
+
+def test_another_headline_is_compared_with_nothing(tmp_path):
+  config = get('mobilenet_v1')
+  run = finished(tmp_path / 'run', config, lambda _: 30.0, headline='loss')
+  with pytest.raises(ValueError, match='has no top1_error; it has width, loss'):
+    compare.read(run)
+  entry = compare.read(run, headline='loss')
+  comparison = compare.compare(entry)
+  assert comparison.reasons == ['loss here, top1_error published']
+  assert [line.difference for line in comparison.lines] == [None] * 4
+  assert all(line.same_counts for line in comparison.lines)
+  config.seed = 1
+  other = finished(tmp_path / 'other', config, lambda _: 30.0)
+  assert len(compare.group([entry, compare.read(other)])) == 2
+
+
+def test_widths_may_be_channels(tmp_path):
+  config = get('digits')
+  model = create_model('mobilenet_v1', num_classes=10, widths=(1.0,))
+  channels = model.channels(0.5)
+  config.model.widths = (channels, 1.0)
+  run = finished(tmp_path / 'run', config, lambda _: 1.0)
+  comparison = compare.compare(compare.read(run))
+  assert [line.width for line in comparison.lines] == [channels, 1.0]
+  errors = json.loads(json.dumps(comparison.as_json()))['entry']['errors']
+  assert errors == {label(channels): [1.0], '1.0': [1.0]}
+  console = rich.console.Console(width=200, record=True)
+  compare.show(comparison, console)
+  assert label(channels) in console.export_text()
 
 
 def test_the_program(tmp_path):

@@ -28,7 +28,7 @@ from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.runtime import bundle
 from slimjax.runtime import BundleError
-from slimjax.runtime import report
+from slimjax.runtime import display as report
 
 WIDTHS = (0.25, 0.5)
 ERRORS = {0.25: 9.0, 0.5: 4.0}

@@ -10,15 +10,15 @@ import optax
 import pytest
 
 import slimjax
-from slimjax import steps
-from slimjax.checkpoint import Checkpoints
-from slimjax.convert import load_torch
-from slimjax.convert import save_torch
+from slimjax.training import steps
+from slimjax.training.checkpoint import Checkpoints
+from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
-from slimjax.profile import count_parameters
-from slimjax.train_state import TrainState
+from slimjax.variables.profile import count_parameters
+from slimjax.training.state import TrainState
 from slimjax.variables import select
 
 NAIVE = ('norm', 'batch_stats')

@@ -10,22 +10,22 @@ import numpy as np
 import optax
 import pytest
 
-from slimjax.losses import cross_entropy
-from slimjax.losses import soft_cross_entropy
-from slimjax.metrics import top_k_correct
+from slimjax.tasks.losses import cross_entropy
+from slimjax.tasks.losses import soft_cross_entropy
+from slimjax.tasks.metrics import top_k_correct
 from slimjax.models import create_model
-from slimjax.models.common import SlimNet
-from slimjax.optim import sgd
-from slimjax.steps import AXIS
-from slimjax.steps import data_mesh
-from slimjax.steps import make_eval_step
-from slimjax.steps import make_train_step
-from slimjax.steps import replicate
-from slimjax.steps import shard
-from slimjax.train_state import TrainState
+from slimjax.models.net import SlimNet
+from slimjax.training.optim import sgd
+from slimjax.training.steps import AXIS
+from slimjax.training.steps import data_mesh
+from slimjax.training.steps import make_eval_step
+from slimjax.training.steps import make_train_step
+from slimjax.training.steps import replicate
+from slimjax.training.steps import shard
+from slimjax.training.state import TrainState
 from slimjax.variables import extract
 from slimjax.variables import init
-from slimjax.variables import leading_blocks
+from slimjax.variables.format import leading_blocks
 from slimjax.variables import select
 
 CLASSES, BATCH, SIZE, SEED = 10, 8, 8, 3

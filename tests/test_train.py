@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from configs import digits as digits_config
+from slimjax.configs import digits as digits_config
 from slimjax import runtime
-from slimjax import steps
-from slimjax.checkpoint import Checkpoints
+from slimjax.training import steps
+from slimjax.training.checkpoint import Checkpoints
 from slimjax.data import digits
 from slimjax.evaluate import Evaluator
 from slimjax.evaluate import load_run
 from slimjax.export import export_run
 from slimjax.models import create_model
-from slimjax.profile import profile_model
-from slimjax.reporting import Clock
-from slimjax.reporting import MetricsWriter
-from slimjax.reporting import read_metrics
-from slimjax.steps import data_mesh
-from slimjax.steps import replicate
+from slimjax.variables.profile import profile_model
+from slimjax.training.log import Clock
+from slimjax.training.log import MetricsWriter
+from slimjax.training.log import read_metrics
+from slimjax.training.steps import data_mesh
+from slimjax.training.steps import replicate
 from slimjax.train import NonFiniteError
 from slimjax.train import train_and_evaluate
 from slimjax.train import TrainLog

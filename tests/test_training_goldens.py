@@ -16,12 +16,12 @@ import optax
 import pytest
 
 import slimjax
-from slimjax import optim
-from slimjax import steps
-from slimjax.convert import load_torch
-from slimjax.convert import save_torch
+from slimjax.training import optim
+from slimjax.training import steps
+from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
-from slimjax.train_state import TrainState
+from slimjax.training.state import TrainState
 from slimjax.variables import select
 
 pytestmark = pytest.mark.usefixtures('x64')

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 import pytest
 
-from configs import digits as digits_config
-from slimjax import features
-from slimjax import visualize
+from slimjax.configs import digits as digits_config
+from slimjax.analysis import features
+from slimjax.analysis import figures
 from slimjax.data import digits
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
@@ -224,9 +224,9 @@ def test_layers_stand_in_the_order_of_execution(name):
   }[name]
   for path, layer in layers.items():
     assert layer.activated == (not path.endswith(linear or '-')), path
-  assert layers[visualize.default_layer(layers)].activated
+  assert layers[figures.default_layer(layers)].activated
   if name == 'mobilenet_v1':  # where the paper's figure is
-    assert visualize.default_layer(layers) == 'unit3/pointwise'
+    assert figures.default_layer(layers) == 'unit3/pointwise'
 
 
 @pytest.fixture(scope='module')
@@ -335,7 +335,7 @@ def _is_picture(path):
 
 
 def test_a_run_becomes_pictures(run, capsys):
-  paths = visualize.visualize_run(run, images=3, split='train')
+  paths = figures.visualize_run(run, images=3, split='train')
   names = ['activations.png', 'norms.png', 'divergence.png', 'divergence.json']
   assert [path.name for path in paths] == names
   assert sorted(p.name for p in (run / 'features').iterdir()) == sorted(names)
@@ -364,7 +364,7 @@ def test_misclassified_images_are_outlined(tmp_path):
   for wrong in ([False, False], [False, True], [True, True]):
     path = tmp_path / 'activations.png'
     rows = {0.25: row, 1.0: {**row, 'wrong': np.array(wrong)}}
-    visualize.plot_activations(rows, path, 'title')
+    figures.plot_activations(rows, path, 'title')
     pixels = _is_picture(path)[..., :3]
     reds.append(np.sum((pixels == [1, 0, 0]).all(axis=-1)))
   assert reds[0] > 0
@@ -385,5 +385,5 @@ def test_misclassified_images_are_outlined(tmp_path):
 )
 def test_errors_name_what_there_is(run, tmp_path, options, says):
   with pytest.raises(ValueError, match=says):
-    visualize.visualize_run(run, tmp_path / 'out', **options)
+    figures.visualize_run(run, tmp_path / 'out', **options)
   assert not (tmp_path / 'out').exists()

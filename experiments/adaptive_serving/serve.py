@@ -22,6 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+from slimjax import files
+from slimjax import plots
 from slimjax import runtime
 from slimjax.data import digits
 from slimjax.widths import Width
@@ -34,10 +36,10 @@ class Request:
   """One answer.
 
   Attributes:
-    at_s: since the stream began.
-    width: it was answered at.
-    latency_ms: from images on the host to logits there.
-    correct: of its images.
+    at_s: seconds since the stream began.
+    width: width it was answered at.
+    latency_ms: time from images on the host to logits there.
+    correct: number of its images that were classified correctly.
   """
 
   at_s: float
@@ -47,17 +49,17 @@ class Request:
 
 
 def keep_busy():
-  """What another program does: products of matrices, on one core."""
+  """Does what another program might: products of matrices, on one core."""
   a = np.random.default_rng(0).standard_normal((256, 256))
   while True:
     a = np.tanh(a @ a)
 
 
 class Load:
-  """Other processes that keep the cores busy inside `with`."""
+  """Keeps the cores busy with other processes inside `with`."""
 
   def __init__(self, processes: int):
-    # Each on one core of its own, whatever its numpy would like.
+    # Each process has one core, whatever its numpy would like.
     os.environ['OPENBLAS_NUM_THREADS'] = '1'
     spawn = multiprocessing.get_context('spawn')
     self._processes = [
@@ -75,7 +77,7 @@ class Load:
 
 
 def stream(net, choose, *, seconds, processes, batch_size, pause_s):
-  """Requests of one policy: a third calm, a third under load, a third calm."""
+  """Answers requests: a third calm, a third under load, a third calm."""
   test = digits.load('test')
   random = np.random.default_rng(0)
   requests: list[Request] = []
@@ -102,7 +104,7 @@ def stream(net, choose, *, seconds, processes, batch_size, pause_s):
 
 
 class Fixed:
-  """The interface of a controller, of one width."""
+  """A controller that always picks one width."""
 
   def __init__(self, width: Width):
     self._width = width
@@ -115,7 +117,7 @@ class Fixed:
 
 
 def summary(requests, budget_ms, batch_size, seconds):
-  """What the table shows, of all requests and of those under load."""
+  """Returns what the table shows, for all requests and those under load."""
   loaded = [r for r in requests if seconds / 3 <= r.at_s < 2 * seconds / 3]
   widths = [r.width for r in requests]
 
@@ -136,13 +138,10 @@ def summary(requests, budget_ms, batch_size, seconds):
 
 
 def plot(streams, budget_ms, batch_size, seconds, path):
-  """Latency of each request, its width, and accuracy, over time."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
+  """Saves latency of each request, its width, and accuracy, over time."""
   from matplotlib.ticker import StrMethodFormatter
 
-  figure = Figure(figsize=(9, 7.5), dpi=130, layout='constrained')
-  FigureCanvasAgg(figure)
+  figure = plots.figure((9, 7.5), dpi=130)
   latency, width, accuracy = figure.subplots(
     3, 1, sharex=True, height_ratios=(3, 1.4, 2)
   )
@@ -187,17 +186,20 @@ def plot(streams, budget_ms, batch_size, seconds, path):
   latency.legend(markerscale=4, fontsize=8, loc='upper right')
   width.set(ylabel='width', ylim=(0, 1.1))
   accuracy.set(xlabel='seconds', ylabel='accuracy, % of images')
-  with path.open('wb') as file:
-    figure.savefig(file, format='png')
+  plots.save(figure, path)
 
 
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--bundle', required=True, help='of the digits run')
+  parser.add_argument(
+    '--bundle', required=True, help='bundle of the digits run'
+  )
   parser.add_argument('--out', type=pathlib.Path, default=HERE)
-  parser.add_argument('--seconds', type=float, default=60.0, help='of a stream')
+  parser.add_argument(
+    '--seconds', type=float, default=60.0, help='length of a stream'
+  )
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--processes', type=int, default=os.cpu_count() or 1)
   parser.add_argument(
@@ -236,24 +238,19 @@ def main():
     print(name, json.dumps(results[name]))
   arguments.out.mkdir(parents=True, exist_ok=True)
   plot(streams, budget_ms, size, seconds, arguments.out / 'serving.png')
-  (arguments.out / 'result.json').write_text(
-    json.dumps(
-      {
-        'device': table.device,
-        'versions': table.versions,
-        'budget_ms': budget_ms,
-        'batch_size': size,
-        'seconds': seconds,
-        'load_processes': arguments.processes,
-        'p50_ms': {str(w): row.p50_ms for w, row in rows.items()},
-        'p95_ms': {str(w): row.p95_ms for w, row in rows.items()},
-        'error_percent': {str(w): row.error for w, row in rows.items()},
-        'policies': results,
-      },
-      indent=1,
-    )
-    + '\n'
-  )
+  record = {
+    'device': table.device,
+    'versions': table.versions,
+    'budget_ms': budget_ms,
+    'batch_size': size,
+    'seconds': seconds,
+    'load_processes': arguments.processes,
+    'p50_ms': {str(w): row.p50_ms for w, row in rows.items()},
+    'p95_ms': {str(w): row.p95_ms for w, row in rows.items()},
+    'error_percent': {str(w): row.error for w, row in rows.items()},
+    'policies': results,
+  }
+  files.write_json(arguments.out / 'result.json', record, indent=1)
 
 
 if __name__ == '__main__':

@@ -53,7 +53,7 @@ def run(name: str) -> str:
   if not loss < LOSS_TOLERANCE:
     raise AssertionError(f'losses {got}, expected {expected}')
 
-  from slimjax.convert import save_torch
+  from slimjax.variables.torch_names import save_torch
 
   after, moved = save_torch(ours.model, ours.state.variables), {}
   for key, value in _arrays(net).items():

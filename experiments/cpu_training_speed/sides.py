@@ -102,10 +102,10 @@ class JaxTrainer:
     import optax
 
     import slimjax
-    from slimjax import convert
-    from slimjax import optim
-    from slimjax import steps
-    from slimjax import train_state
+    from slimjax.variables.format import torch_names as convert
+    from slimjax.training import optim
+    from slimjax.training import steps
+    from slimjax.training import state as train_state
 
     self.model = slimjax.create_model(
       cell.name,
@@ -252,7 +252,7 @@ def jax_depthwise_parts(cell: Cell, native: bool) -> Parts:
   """The same in JAX, by slimjax's formulation or XLA's own."""
   import jax
 
-  from slimjax.depthwise import depthwise_conv
+  from slimjax.nn.kernels.depthwise import depthwise_conv
 
   parts = {}
   for name, (channels, size, stride, _) in depthwise_shapes(cell).items():

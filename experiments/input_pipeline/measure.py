@@ -9,7 +9,6 @@ ArrayRecord, decoding, random crop, worker process, batch. See README.md.
 
 import argparse
 import io
-import json
 import os
 import pathlib
 import platform
@@ -28,6 +27,7 @@ import synthetic
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+from slimjax import files
 from slimjax.data import create_dataset
 from slimjax.data.batches import Share
 from slimjax.data.jpeg import decode_centre_crop
@@ -71,7 +71,7 @@ def simplejpeg_half(encoded):
 
 
 def resized_pillow(encoded):
-  """What the recipe's original does: a bilinear filter as wide as needed."""
+  """Resizes as the recipe's original: a bilinear filter as wide as needed."""
   image = Image.fromarray(simplejpeg.decode_jpeg(encoded))
   part = image.resize(
     (SIZE, SIZE), Image.Resampling.BILINEAR, box=(50, 50, 400, 350)
@@ -109,7 +109,7 @@ LIMIT = 'decode: simplejpeg'
 
 
 def side_by_side(photos, rounds):
-  """{name: images per second of one core}, and the ratios to the limit."""
+  """Returns images per second of one core by name, and ratios to the limit."""
   for function in FUNCTIONS.values():
     function(photos[0])
   seconds = {name: [] for name in FUNCTIONS}
@@ -131,7 +131,7 @@ def side_by_side(photos, rounds):
 
 
 def pipeline(data_dir, workers, rounds, batches=12, batch_size=64):
-  """The whole path beside decoding alone, in turns; both with one core."""
+  """Times the whole path and decoding alone, in turns, each on one core."""
   dataset = create_dataset(
     {
       'name': 'imagenet2012',
@@ -173,7 +173,7 @@ def pipeline(data_dir, workers, rounds, batches=12, batch_size=64):
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--rounds', type=int, default=9)
-  parser.add_argument('--json', type=pathlib.Path)
+  parser.add_argument('--json', help='file to write the numbers to')
   arguments = parser.parse_args()
   cv2.setNumThreads(0)
   photos = [synthetic.photo(i, i) for i in range(PHOTOS)]
@@ -210,7 +210,7 @@ def main():
       'functions': functions,
       'pipeline': paths,
     }
-    arguments.json.write_text(json.dumps(record, indent=1) + '\n')
+    files.write_json(arguments.json, record, indent=1)
 
 
 if __name__ == '__main__':

@@ -18,14 +18,15 @@ from rich.table import Table
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from configs import digits
+from slimjax.configs import digits
+from slimjax import files
 from slimjax.train import train_and_evaluate
 
 DTYPES = ('float32', 'bfloat16')
 
 
 def train(workdir, dtype, seed, epochs):
-  """{width: top-1 error} of one run."""
+  """Returns {width: top-1 error} of one run; trains it if need be."""
   config = digits.get_config()
   config.seed = seed
   config.epochs = epochs
@@ -38,7 +39,7 @@ def train(workdir, dtype, seed, epochs):
 
 
 def summarise(errors):
-  """{width: {dtype: mean and deviation, difference: mean, its error}}."""
+  """Returns {width: {dtype: mean and deviation, difference and its error}}."""
   seeds = errors[DTYPES[0]].keys()
   summary = {}
   for width in next(iter(errors[DTYPES[0]].values())):
@@ -60,7 +61,7 @@ def main():
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   parser.add_argument('--seeds', type=int, default=5)
   parser.add_argument('--epochs', type=int, default=30)
-  parser.add_argument('--json', type=pathlib.Path)
+  parser.add_argument('--json', help='file to write the numbers to')
   arguments = parser.parse_args()
   errors = {dtype: {} for dtype in DTYPES}
   for seed in range(arguments.seeds):
@@ -79,7 +80,7 @@ def main():
   Console().print(table)
   if arguments.json:
     record = {'summary': summary, 'errors': errors}
-    arguments.json.write_text(json.dumps(record, indent=1) + '\n')
+    files.write_json(arguments.json, record, indent=1)
 
 
 if __name__ == '__main__':

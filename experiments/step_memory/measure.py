@@ -19,10 +19,10 @@ from rich.table import Table
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import slimjax
-from slimjax import optim
-from slimjax import steps
-from slimjax.losses import cross_entropy
-from slimjax.train_state import TrainState
+from slimjax.training import optim
+from slimjax.training import steps
+from slimjax.tasks.losses import cross_entropy
+from slimjax.training.state import TrainState
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 

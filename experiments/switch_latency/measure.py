@@ -9,7 +9,6 @@ by turn, either first in every other round. Prints the ratios. See README.md.
 
 import argparse
 import functools
-import json
 import pathlib
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from rich.table import Table
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import slimjax
+from slimjax import files
 from slimjax import runtime
 from slimjax.runtime.measuring import describe_device
 
@@ -37,7 +37,7 @@ CALLS = 10
 
 
 def alone(name, width, image_size):
-  """The network of one width from the start, and its weights."""
+  """Returns a network that has one width from the start, as a function."""
   model = slimjax.create_model(name, num_classes=1000, widths=(width,))
   model = model.clone(folded=True)
   weights = slimjax.init(model, jax.random.key(0), image_size=image_size)
@@ -50,7 +50,7 @@ def alone(name, width, image_size):
 
 
 def turn(function, images):
-  """Milliseconds of ten requests, after one that is not counted."""
+  """Returns milliseconds of ten requests, after one that is not counted."""
   np.asarray(function(images))
   times = []
   for _ in range(CALLS):
@@ -61,7 +61,7 @@ def turn(function, images):
 
 
 def compare(sides, images, rounds):
-  """{width: (switch ms, alone ms, ratio, quartiles of the rounds' ratios)}."""
+  """Returns {width: both latencies, their ratio, quartiles of the rounds'}."""
   times = {width: {'switch': [], 'alone': []} for width in sides}
   for round_ in range(rounds):
     for width, functions in sides.items():
@@ -89,7 +89,7 @@ def main():
   parser.add_argument('--image_size', type=int, default=128)
   parser.add_argument('--rounds', type=int, default=30)
   parser.add_argument('--onnx', action='store_true', help='beside ONNX Runtime')
-  parser.add_argument('--json', type=pathlib.Path, help='write the numbers')
+  parser.add_argument('--json', help='file to write the numbers to')
   arguments = parser.parse_args()
   size = arguments.image_size
   images = np.random.default_rng(0).standard_normal((1, size, size, 3))
@@ -149,7 +149,7 @@ def main():
     console.print(table)
     written[name] = {str(width): r for width, r in results.items()}
   if arguments.json:
-    arguments.json.write_text(json.dumps(written, indent=1) + '\n')
+    files.write_json(arguments.json, written, indent=1)
 
 
 if __name__ == '__main__':

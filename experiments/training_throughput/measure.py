@@ -8,7 +8,6 @@ bytes that the compiled programs move beside them. See README.md.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import sys
@@ -24,11 +23,12 @@ from rich.table import Table
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import slimjax
-from slimjax import optim
-from slimjax import steps
-from slimjax.devices import peak_tflops
+from slimjax import files
 from slimjax.runtime.measuring import describe_device
-from slimjax.train_state import TrainState
+from slimjax.training import optim
+from slimjax.training import steps
+from slimjax.training.devices import peak_tflops
+from slimjax.training.state import TrainState
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -47,13 +47,13 @@ def programs_of(step):
 
 
 def bytes_moved(programs):
-  """As the compiler's analysis has it, or None where it has none."""
+  """Returns what the compiler's analysis has, or None where it has none."""
   moved = [(p.cost_analysis() or {}).get('bytes accessed') for p in programs]
   return None if None in moved else int(sum(moved))
 
 
 def slimmable(name, widths, batch, dtype):
-  """A function that trains one step, and its programs."""
+  """Returns a function that trains one step, and its programs."""
   model = slimjax.create_model(
     name, num_classes=1000, widths=widths, dtype=dtype
   )
@@ -90,7 +90,7 @@ def plain(name, batch, dtype):
 
 
 def in_turns(sides, rounds, seconds):
-  """Seconds of a step of each side, by round."""
+  """Returns seconds of a step of each side, by round."""
   counts = {}
   for name, run in sides.items():
     run()
@@ -167,7 +167,7 @@ def main():
   parser.add_argument('--dtype', default='float32')
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--seconds', type=float, default=1.0)
-  parser.add_argument('--json', type=pathlib.Path)
+  parser.add_argument('--json', help='file to write the numbers to')
   arguments = parser.parse_args()
   device = jax.devices()[0]
   peak = peak_tflops(device)
@@ -210,7 +210,7 @@ def main():
       f' {result["macs_four_to_widest"]:.2f})'
     )
   if arguments.json:
-    arguments.json.write_text(json.dumps(results, indent=1) + '\n')
+    files.write_json(arguments.json, results, indent=1)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Data sets, and what happens to their images on the host and on the device."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,19 +8,32 @@ from slimjax import configuration
 from slimjax.data import digits
 from slimjax.data import images
 from slimjax.data.dataset import Dataset
+from slimjax.naming import resolve
+
+# By name; the last is for all other names: a folder, or a set of TFDS.
+DATASETS: dict[str, Callable[..., Dataset]] = {
+  'digits': digits.create,
+  '': images.create,
+}
 
 
 def create_dataset(section: Mapping[str, Any]) -> Dataset:
-  """The data set of a configuration's section `data`.
+  """Returns the data set of a configuration's section `data`.
 
   Args:
-    section: `name` is digits (embedded), image_folder, or of TFDS; the rest are
-      arguments of `slimjax.data.digits.create` or `slimjax.data.images.create`.
+    section: `name` is digits (embedded), image_folder, of TFDS, or
+      'package.module:function' of a user's own, which returns a
+      `slimjax.data.dataset.Dataset`; the rest are its arguments, such as those
+      of `slimjax.data.digits.create` or `slimjax.data.images.create`.
 
   Raises:
-    ValueError: the section is wrong, or the data can not be read.
+    ValueError: the section is wrong, or the data cannot be read.
   """
-  if section.get('name') == 'digits':
-    options = {key: value for key, value in section.items() if key != 'name'}
-    return configuration.call(digits.create, 'config.data', options)
-  return configuration.call(images.create, 'config.data', section)
+  name = section.get('name', '')
+  options = {key: value for key, value in section.items() if key != 'name'}
+  if ':' in name and '/' not in name:
+    make = resolve(name, DATASETS, 'config.data.name')
+    return configuration.call(make, 'config.data', options)
+  if name in DATASETS and name:
+    return configuration.call(DATASETS[name], 'config.data', options)
+  return configuration.call(DATASETS[''], 'config.data', section)

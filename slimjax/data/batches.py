@@ -7,6 +7,7 @@ alone: no example is lost or repeated within an epoch, the number of processes
 changes nothing, and the step is all of the position there is to save.
 """
 
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import os
 import threading
 from typing import Any
 from typing import Protocol
+import zlib
 
 from absl import flags
 from absl import logging
@@ -152,33 +154,74 @@ class EvalReader:
     return {**batch, 'mask': batch['mask'] & (row < size)}
 
 
+class Corrupt:
+  """Counts the images that cannot be decoded, over all processes together.
+
+  Every process counts what it reads itself. `check` sets them together, where
+  all processes are at the same place; a process that alone has too many stops
+  at once.
+  """
+
+  def __init__(self, allowed: int):
+    """
+    Args:
+      allowed: images that may be unreadable.
+    """
+    self._allowed = allowed
+    self._names: set[str] = set()
+
+  def add(self, names: Sequence[str]) -> None:
+    """Counts images by name, each once, and logs the new ones.
+
+    Raises:
+      CorruptImagesError: this process has too many.
+    """
+    new = set(names) - self._names
+    for name in sorted(new):
+      logging.error('the image %s cannot be decoded; it is left out', name)
+    self._names |= new
+    self._refuse(len(self._names))
+
+  def check(self, gather: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Compares the number over all processes with what is allowed.
+
+    Args:
+      gather: a collective: this process's array -> those of all, stacked.
+
+    Raises:
+      CorruptImagesError: all together have too many; in every process.
+    """
+    hashes = np.zeros(self._allowed + 1, np.uint32)  # 0 is nobody's
+    own = [zlib.crc32(name.encode()) | 1 for name in sorted(self._names)]
+    hashes[: len(own)] = own
+    self._refuse(len(set(gather(hashes).ravel().tolist()) - {0}))
+
+  def _refuse(self, count: int) -> None:
+    if count > self._allowed:
+      raise CorruptImagesError(
+        f'{count} images cannot be decoded, more than config.data.max_corrupt ='
+        f' {self._allowed}: {_some(sorted(self._names)) or "in other processes"}.'
+        ' Replace them, or allow more: the run resumes with a larger number'
+      )
+
+
 def read(
-  reader: TrainReader | EvalReader, *, workers: int = 0, max_corrupt: int = 0
+  reader: TrainReader | EvalReader, *, corrupt: Corrupt, workers: int = 0
 ) -> Iterator[Batch]:
-  """The batches of a reader, read ahead by worker processes.
+  """Yields the batches of a reader, read ahead by worker processes.
 
   Args:
     reader: of which batches.
+    corrupt: counts the unreadable images.
     workers: processes; 0 reads here, when asked.
-    max_corrupt: images that may be unreadable, each counted and logged once.
 
   Raises:
-    CorruptImagesError: there are more.
+    CorruptImagesError: more images are unreadable than allowed.
     RuntimeError: worker processes died, more than three times.
   """
-  corrupt: set[str] = set()
   with contextlib.closing(_batches(reader, workers)) as batches:
     for batch in batches:
-      new = set(batch.pop('corrupt', ())) - corrupt
-      for name in sorted(new):
-        logging.error('the image %s can not be decoded; it is left out', name)
-      corrupt |= new
-      if len(corrupt) > max_corrupt:
-        raise CorruptImagesError(
-          f'{len(corrupt)} images can not be decoded, more than'
-          f' config.data.max_corrupt = {max_corrupt}: {_some(sorted(corrupt))}.'
-          ' Replace them, or allow more'
-        )
+      corrupt.add(batch.pop('corrupt', ()))
       yield batch
 
 

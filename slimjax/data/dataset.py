@@ -8,6 +8,7 @@ import dataclasses
 import jax
 
 from slimjax.data.batches import Batch
+from slimjax.data.batches import Corrupt
 from slimjax.data.batches import EvalReader
 from slimjax.data.batches import read
 from slimjax.data.batches import Share
@@ -20,16 +21,19 @@ class Dataset:
   """Splits of images, and what is done to them on the device.
 
   Attributes:
-    name: as in the configuration.
-    num_classes: labels are below it.
-    class_names: by label.
-    image_size: height and width, pixels.
+    name: its name in the configuration.
+    num_classes: number of classes; labels are below it.
+    class_names: one name per class.
+    image_size: height and width in pixels.
     preprocessing: what `preprocess` does, in words.
     splits: `train`, `test`, and `held_out` if any was set aside.
-    augment: (key, uint8 images [b, h, w, 3]) -> floating images, for training.
+    augment: (key, batch) -> batch for training: draws and preprocesses, what
+      belongs to an image together with it. Runs on the device, once a step for
+      all widths. Hashable, as `preprocess` is: they key compiled programs.
     preprocess: uint8 images [b, h, w, 3] -> floating images.
     workers: processes that read.
-    max_corrupt: images that may be unreadable.
+    max_corrupt: images that may be unreadable, over all processes; see
+      `slimjax.data.batches.read`.
   """
 
   name: str
@@ -38,21 +42,34 @@ class Dataset:
   image_size: int
   preprocessing: str
   splits: Mapping[str, Split]
-  augment: Callable[[jax.Array, jax.Array], jax.Array]
+  augment: Callable[[jax.Array, Batch], Batch]
   preprocess: Callable[[jax.Array], jax.Array]
   workers: int = 0
   max_corrupt: int = 0
 
   def train_batches(
-    self, batch_size: int, *, seed: int, steps: range, share: Share
+    self,
+    batch_size: int,
+    *,
+    seed: int,
+    steps: range,
+    share: Share,
+    corrupt: Corrupt | None = None,
   ) -> Iterator[Batch]:
-    """This process's part of the global batches of some steps."""
+    """Yields this process's part of the global batches of some steps."""
     reader = TrainReader(self.splits['train'], batch_size, seed, steps, share)
-    return read(reader, workers=self.workers, max_corrupt=self.max_corrupt)
+    corrupt = corrupt or Corrupt(self.max_corrupt)
+    return read(reader, corrupt=corrupt, workers=self.workers)
 
   def eval_batches(
-    self, split: str, batch_size: int, *, share: Share
+    self,
+    split: str,
+    batch_size: int,
+    *,
+    share: Share,
+    corrupt: Corrupt | None = None,
   ) -> Iterator[Batch]:
-    """Every example of a split once, padded and masked."""
+    """Yields every example of a split once, padded and masked."""
     reader = EvalReader(self.splits[split], batch_size, share)
-    return read(reader, workers=self.workers, max_corrupt=self.max_corrupt)
+    corrupt = corrupt or Corrupt(self.max_corrupt)
+    return read(reader, corrupt=corrupt, workers=self.workers)

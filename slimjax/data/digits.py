@@ -1,16 +1,15 @@
 """The embedded data set: handwritten digits that come with scikit-learn.
 
 1,797 real digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998), here upsampled
-to 32x32 RGB, 1,437 to train and 360 to test unless told otherwise.
+to 32x32 RGB, by default 1,437 to train and 360 to test.
 """
-
-import functools
 
 import jax
 import numpy as np
 
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
+from slimjax.data.preprocess import AugmentImages
 from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
 
@@ -30,12 +29,13 @@ def create(
   train_images: int = _TRAIN,
   split_seed: int = 0,
 ) -> Dataset:
-  """The data set.
+  """Returns the data set.
 
   Args:
     max_shift, max_degrees, max_zoom: see `augment`.
-    train_images: how many train; fewer are a harder task. The rest test.
-    split_seed: which do.
+    train_images: number of training images; fewer are a harder task. The rest
+      test.
+    split_seed: draws which ones train.
   """
   return Dataset(
     name='digits',
@@ -49,8 +49,13 @@ def create(
       )
       for name in ('train', 'test')
     },
-    augment=functools.partial(
-      augment, max_shift=max_shift, max_degrees=max_degrees, max_zoom=max_zoom
+    augment=AugmentImages(
+      augment,
+      (
+        ('max_shift', max_shift),
+        ('max_degrees', max_degrees),
+        ('max_zoom', max_zoom),
+      ),
     ),
     preprocess=preprocess,
   )
@@ -59,7 +64,7 @@ def create(
 def load(
   split: str, *, train_images: int = _TRAIN, split_seed: int = 0
 ) -> dict[str, np.ndarray]:
-  """The whole split, {'image': uint8 [n, 32, 32, 3], 'label': int32 [n]}.
+  """Returns a whole split, {'image': uint8 [n, 32, 32, 3], 'label': int32 [n]}.
 
   Args:
     split: 'train' or 'test'.
@@ -101,7 +106,7 @@ def augment(
   max_degrees: float,
   max_zoom: float,
 ) -> jax.Array:
-  """Small random shifts, turns and zooms, then `preprocess`.
+  """Applies small random shifts, turns and zooms, then `preprocess`.
 
   Args:
     key: of `jax.random`.
@@ -122,5 +127,5 @@ def augment(
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-  """uint8 [b, h, w, 3] -> float32, about zero mean and unit deviation."""
+  """Maps uint8 [b, h, w, 3] to float32 of about zero mean, unit deviation."""
   return normalise(images, mean=_MEAN, std=_STD)

@@ -1,7 +1,6 @@
 """Data sets of encoded photos: ImageNet, any other of TFDS, an image folder."""
 
 import dataclasses
-import functools
 import os
 from typing import Any
 
@@ -12,8 +11,9 @@ from slimjax.data.dataset import Dataset
 from slimjax.data.jpeg import decode_centre_crop
 from slimjax.data.jpeg import decode_random_crop
 from slimjax.data.jpeg import DecodeError
+from slimjax.data.preprocess import AugmentImages
 from slimjax.data.preprocess import colour_augment
-from slimjax.data.preprocess import normalise
+from slimjax.data.preprocess import Normalise
 from slimjax.data.sources import open_folder
 from slimjax.data.sources import open_tfds
 from slimjax.data.sources import Source
@@ -213,8 +213,8 @@ def create(
       f' {image_size}'
     ),
     splits=splits,
-    augment=functools.partial(colour_augment, **constants),
-    preprocess=functools.partial(normalise, **constants),
+    augment=AugmentImages(colour_augment, tuple(constants.items())),
+    preprocess=Normalise(**constants),
     workers=workers,
     max_corrupt=max_corrupt,
   )

@@ -1,9 +1,18 @@
-"""What happens to images on the device, inside compiled programs."""
+"""What happens to images on the device, inside compiled programs.
+
+What a data set does is a frozen object, equal to another with equal numbers, so
+that a second run in a process compiles nothing again.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Constant = float | tuple[float, ...]  # of all channels, or of each
+Batch = dict[str, Any]
 
 # Principal components of the colours of ImageNet's pixels, in [0, 1]: square
 # roots of eigenvalues, and eigenvectors as columns (Krizhevsky et al., 2012).
@@ -17,8 +26,41 @@ _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL has it
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
+@dataclasses.dataclass(frozen=True)
+class Normalise:
+  """Calls `normalise` with these numbers.
+
+  Attributes:
+    mean: of the images in [0, 1], of all channels or of each.
+    std: likewise.
+  """
+
+  mean: Constant
+  std: Constant
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    return normalise(images, mean=self.mean, std=self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentImages:
+  """Augments the images of a batch; labels stay as they are.
+
+  Attributes:
+    function: (key, images, **options) -> images
+    options: its other arguments, as (name, value) pairs.
+  """
+
+  function: Callable[..., jax.Array]
+  options: tuple[tuple[str, Any], ...] = ()
+
+  def __call__(self, key: jax.Array, batch: Batch) -> Batch:
+    images = self.function(key, batch['image'], **dict(self.options))
+    return {**batch, 'image': images}
+
+
 def normalise(images, *, mean: Constant, std: Constant):
-  """uint8 images in 0..255 -> float32 (images / 255 - mean) / std."""
+  """Maps uint8 images in 0..255 to float32 (images / 255 - mean) / std."""
   return _standardise(jnp.asarray(images, jnp.float32) / 255.0, mean, std)
 
 
@@ -39,9 +81,9 @@ def colour_augment(
   jitter: float = 0.4,
   lighting: float = 0.1,
 ) -> jax.Array:
-  """Colour jitter, lighting noise and flip, then `normalise`.
+  """Applies colour jitter, lighting noise and flip, then `normalise`.
 
-  That is what the paper's recipes (appendix A) do after the random crop, in
+  This is what the paper's recipes (appendix A) do after the random crop, in
   their order. Each example draws its own, from (key, its place in the batch).
 
   Args:

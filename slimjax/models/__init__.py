@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
-from slimjax.models.common import SlimNet
+from slimjax.models.net import SlimNet
 from slimjax.models.mobilenet_v1 import MobileNetV1
 from slimjax.models.mobilenet_v2 import MobileNetV2
 from slimjax.models.resnet import DEPTHS
 from slimjax.models.resnet import ResNet
 from slimjax.models.shufflenet import ShuffleNet
+from slimjax.naming import resolve
 from slimjax.widths import Width
 
 MODELS: dict[str, Callable[..., SlimNet]] = {
@@ -28,10 +29,10 @@ MODELS: dict[str, Callable[..., SlimNet]] = {
 def create_model(
   name: str, *, num_classes: int, widths: Sequence[Width], **options: Any
 ) -> SlimNet:
-  """The model `name`, made to run at `widths`.
+  """Returns the model `name`, made to run at `widths`.
 
   Args:
-    name: one of `MODELS`.
+    name: one of `MODELS`, or 'package.module:Name' of a `SlimNet` of your own.
     num_classes: outputs of the classifier.
     widths: floats such as 0.25, or tuples of channels. Parameters have the
       size of the widest.
@@ -40,9 +41,8 @@ def create_model(
   Raises:
     ValueError: unknown model or option, or widths that do not fit it.
   """
-  if name not in MODELS:
-    raise ValueError(f'unknown model {name!r}; there are {", ".join(MODELS)}')
+  make = resolve(name, MODELS, 'model')
   try:
-    return MODELS[name](num_classes=num_classes, widths=widths, **options)
+    return make(num_classes=num_classes, widths=widths, **options)
   except TypeError as error:
     raise ValueError(f'model {name}: {error}') from error

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from flax import linen as nn
 import jax
 
-from slimjax.layers import ConvNorm
-from slimjax.models.common import LayerName
-from slimjax.models.common import SlimNet
+from slimjax.models.net import LayerName
+from slimjax.models.net import SlimNet
+from slimjax.nn.conv import ConvNorm
 from slimjax.widths import round_channels
 from slimjax.widths import Width
 

@@ -12,10 +12,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from slimjax.layers import ConvNorm
-from slimjax.models.common import LayerName
-from slimjax.models.common import non_empty
-from slimjax.models.common import SlimNet
+from slimjax.models.net import LayerName
+from slimjax.models.net import non_empty
+from slimjax.models.net import SlimNet
+from slimjax.nn.conv import ConvNorm
 from slimjax.widths import Width
 
 GROUPS = 3

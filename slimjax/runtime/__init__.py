@@ -1,4 +1,4 @@
-"""The runtime: one artefact, any width, chosen by measurement.
+"""Serves one artefact at any width, chosen by measurement.
 
 ```
 export(model, variables, 'BUNDLE', image_size=32)     a folder
@@ -7,7 +7,7 @@ table = net.benchmark()                               on this device
 controller = Controller(table, budget_ms=5.0)         controller.pick()
 ```
 
-Only `export` imports the source of models.
+Only `export` imports the source of models, when it is first used.
 """
 
 from typing import Any

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 import math
@@ -11,22 +12,25 @@ from slimjax.runtime.table import candidates
 from slimjax.runtime.table import Row
 from slimjax.runtime.table import Table
 from slimjax.widths import canonical
+from slimjax.widths import label
 from slimjax.widths import Width
 
-# Requests that the estimate of the present speed is made of, at most, and
-# seconds after which one says nothing any more.
+# The most requests that the present speed is estimated from, and the seconds
+# after which a request no longer counts.
 _WINDOW = 32
 _STALE_S = 10.0
 # Requests at a width before a wider one is tried.
 _SETTLE = 12
-# A wider width is tried when it is expected to take this share of the budget.
+# A wider width is tried when it is expected to take at most this share of the
+# budget.
 _HEADROOM = 0.9
 # Misses, less the hits that excuse them, at which a thinner width is taken.
 _PATIENCE = 2.5
-# Seconds for which a width that failed is not tried again: at first, at most.
+# Seconds for which a width that failed is not tried again: the first time, and
+# the longest.
 _BACKOFF_S = (1.0, 60.0)
-# It is tried all the same once requests take this share of what they took when
-# it had just failed: the load it failed under has gone.
+# A width that failed is tried earlier once requests take less than this share
+# of what they took right after: the load it failed under has gone.
 _RELIEF = 0.75
 
 
@@ -35,9 +39,10 @@ class _Trial:
   """How a width fared when it was tried.
 
   Attributes:
-    backoff_s: for how long it is left alone if it fails again.
-    not_before: clock at which it may be tried again.
-    slowdown: the median ratio at the thinner width taken instead, right after.
+    backoff_s: seconds for which it is left alone if it fails again.
+    not_before: time of the clock at which it may be tried again.
+    slowdown: median ratio of measured latency to the table's at the thinner
+      width taken instead, right after.
   """
 
   backoff_s: float = _BACKOFF_S[0]
@@ -46,7 +51,7 @@ class _Trial:
 
 
 class Controller:
-  """The best width whose latency stays within a budget, as load changes.
+  """Picks the best width whose latency stays within a budget, as load changes.
 
   ```
   width = controller.pick()
@@ -63,7 +68,7 @@ class Controller:
   fails, it is left alone for twice as long as the last time, or until the
   device is clearly faster than it was then.
 
-  Not thread-safe: one controller a stream of requests, or a lock around it.
+  It is not thread-safe: use one controller per stream of requests, or a lock.
   """
 
   def __init__(
@@ -77,17 +82,18 @@ class Controller:
     batch_size: int = 1,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """
+    """Starts at the best width that holds the budget in the table.
+
     Args:
       table: from `slimjax.benchmark`, or rows of one batch size.
-      budget_ms: for a request.
-      quantile: of the requests, to be within the budget.
-      memory_mb: for the prepared weights and the peak temporary memory of the
-        width in use.
-      min_accuracy: percent (100 - error); no worse width is taken, even if
-        none that is left holds the budget.
-      batch_size: of the requests.
-      clock: seconds.
+      budget_ms: the longest a request should take.
+      quantile: share of the requests that should be within the budget.
+      memory_mb: the most that the prepared weights and the peak temporary
+        memory of the width in use may take; default: no limit.
+      min_accuracy: the least accuracy, percent (100 - error), that is taken,
+        even if no such width holds the budget; default: none.
+      batch_size: images in a request.
+      clock: returns the time in seconds.
 
     Raises:
       ValueError: an argument is out of range, or the table lacks what a
@@ -105,33 +111,34 @@ class Controller:
     self._notes: list[str] = []
     allowed = self._within_memory(list(table), memory_mb)
     allowed = self._accurate(allowed, min_accuracy)
-    # Fastest first; what is dominated is never taken.
+    # The fastest is first; what is dominated is never taken.
     self._rows = candidates(allowed)
     self._index = self._best_of_table()
     self._ratios: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
     self._strikes = 0.0
     self._since = 0  # requests at this width
     self._trials = [_Trial() for _ in self._rows]
-    # This width was gone up to, and has yet to prove itself.
+    # Whether this width was stepped up to, and has yet to prove itself.
     self._tried = False
-    # Of the width that was just left, if it had been tried.
+    # The trial of the width that was just left, if it was one.
     self._failed: _Trial | None = None
 
   def _within_memory(self, rows, memory_mb):
     if memory_mb is None:
       return rows
-    unknown = [row.width for row in rows if row.peak_bytes is None]
+    unknown = _labels(row for row in rows if row.peak_bytes is None)
     if unknown:
       raise ValueError(
-        f'memory_mb, but the table has no peak memory of {unknown}'
-        " (onnxruntime does not tell; the backend 'jax' does)"
+        f'memory_mb is given, but the table has no peak memory of {unknown}'
+        " (onnxruntime does not tell it; the backend 'jax' does)"
       )
     fitting = [row for row in rows if row.peak_bytes <= 1e6 * memory_mb]
     if not fitting:
       fitting = [min(rows, key=lambda row: row.peak_bytes)]
       self._notes.append(
         f'no width fits into {memory_mb:g} MB; the smallest,'
-        f' {fitting[0].width}, takes {fitting[0].peak_bytes / 1e6:.1f} MB'
+        f' {label(fitting[0].width)}, takes'
+        f' {fitting[0].peak_bytes / 1e6:.1f} MB'
       )
     return fitting
 
@@ -142,17 +149,17 @@ class Controller:
       raise ValueError(
         f'min_accuracy must be in percent, 0 to 100, got {min_accuracy}'
       )
-    unknown = [row.width for row in rows if row.error is None]
+    unknown = _labels(row for row in rows if row.error is None)
     if unknown:
       raise ValueError(
-        f'min_accuracy, but the table has no errors of {unknown}'
+        f'min_accuracy is given, but the table has no errors of {unknown}'
       )
     fitting = [row for row in rows if 100 - row.error >= min_accuracy]
     if not fitting:
       fitting = [min(rows, key=lambda row: row.error)]
       self._notes.append(
         f'no width that is left is right {min_accuracy:g} % of the time; the'
-        f' best, {fitting[0].width}, is {100 - fitting[0].error:.2f} %'
+        f' best, {label(fitting[0].width)}, is {100 - fitting[0].error:.2f} %'
       )
     return fitting
 
@@ -166,23 +173,24 @@ class Controller:
 
   @property
   def widths(self) -> tuple[Width, ...]:
-    """That may be picked, fastest first."""
+    """The widths that may be picked, fastest first."""
     return tuple(row.width for row in self._rows)
 
   def pick(self) -> Width:
-    """The width for the next request."""
+    """Returns the width for the next request."""
     return self._rows[self._index].width
 
   def observe(self, latency_ms: float, width: Width | None = None) -> None:
-    """Tells how long a request took.
+    """Takes note of how long a request took.
 
     Args:
-      latency_ms: of a request at the width picked last.
-      width: it was answered at. A request that was under way when the pick
-        changed, and so has another width, is left out.
+      latency_ms: latency of a request at the width picked last.
+      width: width it was answered at; default: the one picked last. A request
+        that was under way when the pick changed, and so has another width, is
+        left out.
 
     Raises:
-      ValueError: the latency is no positive number.
+      ValueError: the latency is not a positive number.
     """
     if not (math.isfinite(latency_ms) and latency_ms > 0):
       raise ValueError(f'latency_ms must be above zero, got {latency_ms}')
@@ -196,7 +204,7 @@ class Controller:
     if latency_ms > self.budget_ms:
       self._strikes += 1
     else:
-      # In balance where just as many miss as may.
+      # Where just as many miss as may, strikes and excuses balance.
       excuse = (1 - self.quantile) / self.quantile
       self._strikes = max(0.0, self._strikes - excuse)
     if self._since == _SETTLE and self._failed is not None:
@@ -216,7 +224,7 @@ class Controller:
       self._ratios.popleft()
 
   def _slowdown(self, last: int) -> tuple[float, float]:
-    """Of the last requests: the median ratio, and the tail's on top of it."""
+    """Returns the median ratio of the last requests, and the tail's excess."""
     ratios = sorted(ratio for _, ratio in list(self._ratios)[-last:])
     if not ratios:
       return 1.0, 0.0
@@ -225,7 +233,7 @@ class Controller:
     return median, tail - median
 
   def _expected_ms(self, index: int) -> float:
-    """At the quantile, of a width, if the device stays as it is."""
+    """Returns a width's latency at the quantile if the load stays."""
     median, tail = self._slowdown(_WINDOW)
     here, there = self._rows[self._index], self._rows[index]
     if not self._ratios:
@@ -235,7 +243,7 @@ class Controller:
 
   def _step_down(self, now):
     if self._index == 0:
-      self._strikes = _PATIENCE  # as bad as can be; nothing to flee to
+      self._strikes = _PATIENCE  # no more: there is nothing to flee to
       return
     failed = None
     if self._tried:
@@ -243,7 +251,7 @@ class Controller:
       failed.not_before = now + failed.backoff_s
       failed.backoff_s = min(2 * failed.backoff_s, _BACKOFF_S[1])
       failed.slowdown = 0.0
-    # What it takes now, not over the window: the load has just changed.
+    # The slowdown now, not over the window: the load has just changed.
     median, _ = self._slowdown(5)
     fitting = [
       i
@@ -275,7 +283,7 @@ class Controller:
     self._tried = tried
 
   def explain(self) -> str:
-    """Why the width is what it is, one line a width."""
+    """Returns why the width is what it is, one line per width."""
     self._forget(self._clock())
     median, _ = self._slowdown(_WINDOW)
     lines = [
@@ -292,5 +300,14 @@ class Controller:
       wait = self._trials[i].not_before - self._clock()
       note = f', failed: not for {wait:.1f} s' if wait > 0 else ''
       mark = '->' if i == self._index else '  '
-      lines.append(f'{mark} {row.width}: {ms:.2f} ms expected{error}{note}')
+      lines.append(
+        f'{mark} {label(row.width)}: {ms:.2f} ms expected{error}{note}'
+      )
     return '\n'.join(lines)
+
+
+def _labels(rows: Iterable[Row]) -> str:
+  """Returns what the first widths are called, and how many more there are."""
+  names = [label(row.width) for row in rows]
+  shown, more = names[:4], len(names) - 4
+  return ', '.join(shown) + (f' and {more} more' if more > 0 else '')

@@ -18,8 +18,9 @@ from slimjax.runtime.table import Table
 from slimjax.widths import canonical
 from slimjax.widths import Width
 
-# Of the calls in a turn, after the first, which finds the caches cold.
+# Calls of a turn that count; one before them finds the caches cold.
 _CALLS = 10
+# Resamples that a confidence interval is made of.
 _RESAMPLES = 400
 _PACKAGES = {
   'jax': ('slimjax', 'jax', 'jaxlib'),
@@ -44,13 +45,16 @@ def measure(
 
   Args:
     network: a `Network`, from `slimjax.runtime.load`.
-    widths: to measure; all that are loaded unless told.
-    batch_sizes: images in a request.
-    rounds: turns of each width; at least 3.
-    on_round: told (rounds done, rounds) after each.
+    widths: widths to measure; default: all that are loaded.
+    batch_sizes: numbers of images in a request.
+    rounds: number of turns of each width; at least 3.
+    on_round: called with (rounds done, rounds) after each; default: nothing.
+
+  Returns:
+    The table, one row per width and batch size.
 
   Raises:
-    ValueError: no such width or batch size, or too few rounds.
+    ValueError: there is no such width or batch size, or too few rounds.
   """
   if rounds < 3:
     raise ValueError(f'rounds must be at least 3, got {rounds}')
@@ -64,7 +68,7 @@ def measure(
     for batch_size in batch_sizes
   }
   cells = [(width, size) for width in chosen for size in batch_sizes]
-  for width, size in cells:  # compile, prepare, warm up
+  for width, size in cells:  # to compile, prepare and warm up
     for _ in range(3):
       np.asarray(network(requests[size], width=width))
   times: dict[Any, list[list[float]]] = {cell: [] for cell in cells}
@@ -132,7 +136,11 @@ def _row(network, width, size, dtype, times) -> Row:
 
 
 def describe_device(backend: str) -> str:
-  """The device in words: its kind, and the processor and its cores."""
+  """Returns the device in words: its kind, the processor and its cores.
+
+  Args:
+    backend: 'jax' or 'onnxruntime', which runs on the processor.
+  """
   processor = platform.processor() or platform.machine()
   try:
     with open('/proc/cpuinfo') as file:

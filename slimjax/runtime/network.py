@@ -1,6 +1,6 @@
 """Runs a bundle at any of its widths: `slimjax.runtime.load`.
 
-Nothing here knows a model's source: what runs are the bundle's programs.
+Nothing here knows a model's source: the programs of the bundle run.
 """
 
 from collections.abc import Iterator
@@ -33,11 +33,11 @@ PREPARE = ('load', 'use', 'lean')
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of prepared weights.
+  """What prepared weights take, in bytes.
 
   Attributes:
-    prepared: of each width.
-    held: of the widths that are prepared now.
+    prepared: {width: bytes when it is prepared}.
+    held: bytes of the widths that are prepared now.
   """
 
   prepared: Mapping[Width, int]
@@ -45,12 +45,12 @@ class Memory:
 
   @property
   def all_widths(self) -> int:
-    """With every width prepared (`prepare='load'`)."""
+    """Bytes with every width prepared (`prepare='load'`)."""
     return sum(self.prepared.values())
 
   @property
   def lean(self) -> int:
-    """With one at a time (`prepare='lean'`), at most."""
+    """The most bytes with one width at a time (`prepare='lean'`)."""
     return max(self.prepared.values())
 
   def __str__(self) -> str:
@@ -69,7 +69,8 @@ class Compiled:
   Attributes:
     call: (prepared weights, images) -> logits
     compile_s: seconds the compilation took; None if it was not timed.
-    temp_bytes: its temporary memory; None if the backend does not tell.
+    temp_bytes: temporary memory of the program; None if the backend does not
+      tell.
   """
 
   call: Any
@@ -78,17 +79,17 @@ class Compiled:
 
 
 class Backend(Protocol):
-  """What runs the programs of a bundle."""
+  """Runs the programs of a bundle."""
 
   name: str
 
   def prepare(self, entry: WidthEntry) -> Any:
-    """The weights of a width, as its programs take them."""
+    """Returns the weights of a width, as its programs take them."""
 
   def compile(
     self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
   ) -> Compiled:
-    """The program of a width for such images."""
+    """Returns the program of a width for images of a shape and type."""
 
 
 class Network:
@@ -97,11 +98,11 @@ class Network:
   `net(images, width=0.5)` may be called from many threads.
 
   Attributes:
-    manifest: of the bundle.
-    widths: that were loaded, thinnest first.
+    manifest: the manifest of the bundle.
+    widths: the widths that were loaded, thinnest first.
     functions: {width: function of images}, plain `jax.jit`-compiled functions
       bound to their prepared weights (`.func` and `.args`), which live as long
-      as you hold them. Only with the backend 'jax'.
+      as you hold them; with the backend 'jax' alone.
   """
 
   def __init__(
@@ -129,7 +130,7 @@ class Network:
     return self._backend.name
 
   def __call__(self, images: Any, *, width: Width) -> Any:
-    """Logits [b, num_classes], float32.
+    """Returns logits [b, num_classes], float32.
 
     Args:
       images: uint8 [b, h, w, 3] as the manifest's `preprocessing` says, or
@@ -137,7 +138,7 @@ class Network:
       width: one of `widths`.
 
     Raises:
-      ValueError: no such width, or other images than the programs take.
+      ValueError: there is no such width, or the programs take other images.
     """
     entry = self._entry(width)
     images = self._checked(images)
@@ -145,7 +146,7 @@ class Network:
     return compiled.call(self.weights(entry.width), images)
 
   def weights(self, width: Width) -> Any:
-    """The prepared weights of a width; prepares them if need be."""
+    """Returns the prepared weights of a width; prepares them if need be."""
     entry = self._entry(width)
     found = self._weights.get(entry.width)
     if found is not None:
@@ -153,7 +154,7 @@ class Network:
     with self._lock:
       if entry.width not in self._weights:
         if self._prepare == 'lean':
-          self._weights.clear()  # before the new ones come
+          self._weights.clear()  # before the new ones take memory
         self._weights[entry.width] = self._backend.prepare(entry)
       return self._weights[entry.width]
 
@@ -163,7 +164,10 @@ class Network:
       self._weights.pop(self._entry(width).width, None)
 
   def compiled(self, width: Width, batch_size: int, dtype: Any) -> Compiled:
-    """The program for images of this batch size and type, compiled once."""
+    """Returns the program for a batch size and type of images.
+
+    It is compiled the first time.
+    """
     entry = self._entry(width)
     key = (entry.width, batch_size, np.dtype(dtype))
     found = self._compiled.get(key)
@@ -177,27 +181,27 @@ class Network:
       return self._compiled[key]
 
   def memory(self) -> Memory:
-    """What the prepared weights take."""
+    """Returns what the prepared weights take."""
     sizes = {w: entry.prepared_bytes for w, entry in self._entries.items()}
     held = sum(sizes[width] for width in list(self._weights))
     return Memory(sizes, held)
 
   def verify(self, *, tolerance: float | None = None) -> dict[Width, float]:
-    """Compares the logits of every width with those the bundle was written of.
+    """Compares the logits of every width with those stored in the bundle.
 
     Args:
-      tolerance: of the largest difference, relative to the largest logit; 1e-3
-        unless told, and 0.1 for networks or devices that compute with less
-        than float32 by default.
+      tolerance: the largest difference allowed, relative to the largest logit;
+        default: 1e-3, or 0.1 for networks or devices that compute with less
+        than float32.
 
     Returns:
-      The differences.
+      {width: relative difference}.
 
     Raises:
-      BundleError: one is larger.
+      BundleError: a difference is larger.
     """
     dtype = self.manifest.model.get('dtype')
-    by_xla = self.backend == 'jax'  # ONNX models compute in float32
+    by_xla = self.backend == 'jax'  # the ONNX models compute in float32
     if tolerance is None:
       exact = dtype == 'float32' and jax.default_backend() == 'cpu'
       tolerance = 1e-3 if exact or not by_xla else 0.1
@@ -209,7 +213,7 @@ class Network:
       found = np.asarray(self(sample['images'], width=width))
       largest = np.abs(expected).max() or 1.0
       differences[width] = float(np.abs(found - expected).max() / largest)
-    # `not <=`, so that NaN is wrong too
+    # The comparison is negated so that NaN is wrong, too.
     wrong = {w: d for w, d in differences.items() if not d <= tolerance}
     if wrong:
       text = ', '.join(f'{d:.1e} at {w}' for w, d in wrong.items())
@@ -220,7 +224,7 @@ class Network:
     return differences
 
   def benchmark(self, **options: Any) -> Table:
-    """See `slimjax.runtime.measure`."""
+    """Measures the network on this device; see `slimjax.runtime.measure`."""
     return measure(self, **options)
 
   def _entry(self, width: Width) -> WidthEntry:
@@ -265,7 +269,7 @@ class Network:
 
 
 class _Functions(Mapping[Width, Any]):
-  """Each width's jitted function, bound to its weights when asked for."""
+  """Binds a width's jitted function to its weights when it is asked for."""
 
   def __init__(self, network: Network):
     self._network = network
@@ -287,7 +291,7 @@ class _Functions(Mapping[Width, Any]):
 
 
 class _Xla:
-  """The bundle's programs, compiled by XLA."""
+  """Runs the bundle's programs, compiled by XLA."""
 
   name = 'jax'
 
@@ -332,7 +336,7 @@ class _Xla:
 
 
 class _OnnxRuntime:
-  """The bundle's ONNX models, run by ONNX Runtime on the CPU."""
+  """Runs the bundle's ONNX models by ONNX Runtime on the CPU."""
 
   name = 'onnxruntime'
 
@@ -346,7 +350,8 @@ class _OnnxRuntime:
     self._runtime = onnxruntime
     self._folder = folder
     preprocess = _preprocess(folder, manifest)
-    # On the CPU whatever else there is: that is where the sessions are.
+    # Preprocessing is on the CPU, where the sessions are, whatever else there
+    # is.
     self._cpu = jax.local_devices(backend='cpu')[0]
     self._preprocess = preprocess and jax.jit(preprocess)
 
@@ -369,7 +374,7 @@ class _OnnxRuntime:
 
 
 def _joined(predict, preprocess):
-  """One compiled function of uint8 or of floating images."""
+  """Returns one compiled function of uint8 or of floating images."""
 
   def run(weights, images):
     if images.dtype == np.uint8:
@@ -383,7 +388,7 @@ def _program(folder, path):
   data = bytearray((folder / path).read_bytes())
   try:
     return jax_export.deserialize(data)
-  except Exception as error:  # of the flatbuffer's own making
+  except Exception as error:  # flatbuffers raises whatever comes
     raise BundleError(
       f'{folder / path} is no program this jax ({jax.__version__}) reads:'
       f' {error}'
@@ -408,20 +413,20 @@ def load(
   """Loads a bundle that `slimjax.runtime.export` wrote.
 
   Args:
-    folder: of the bundle.
-    widths: to load; all it has unless told.
+    folder: folder of the bundle.
+    widths: widths to load; default: all it has.
     backend: 'jax', or 'onnxruntime' (on the CPU; needs the extra `onnx`).
     prepare: when weights are prepared: 'load' (all widths now), 'use' (each
       when it is first used), or 'lean' (one at a time, anew at each switch).
-    batch_sizes: compiled now for the documented form of images (uint8, where
-      the bundle can preprocess); others when they first come. With 'lean',
-      too: programs take little memory.
-    device: to run on; jax's default unless told.
+    batch_sizes: batch sizes to compile now, for the documented form of images
+      (uint8, where the bundle can preprocess); others are compiled when they
+      first come. With 'lean' as well: programs take little memory.
+    device: device to run on; default: jax's own.
 
   Raises:
     FileNotFoundError: there is no such folder.
-    BundleError: it is no bundle, or not as it was written.
-    ValueError: it has no such widths, backend, batch sizes or platform.
+    BundleError: the folder is no bundle, or not as it was written.
+    ValueError: the bundle has no such widths, backend, batch sizes or platform.
   """
   folder = pathlib.Path(folder)
   for what, given, allowed in (

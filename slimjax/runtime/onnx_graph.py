@@ -19,7 +19,7 @@ import numpy as np
 from slimjax.runtime.bundle import BundleError
 
 OPSET = 17
-IR_VERSION = 8  # of the time of the opset, for older runtimes
+IR_VERSION = 8  # as old as the opset, for older runtimes
 
 
 def write_onnx(
@@ -35,11 +35,11 @@ def write_onnx(
   The model takes `images`, float32 [b, h, w, 3], and gives `logits`.
 
   Args:
-    predict: float32 throughout.
+    predict: the forward pass; it computes in float32 throughout.
     weights: tree of arrays.
-    images: their shape; the batch may be symbolic.
-    path: of the file.
-    name: of the graph.
+    images: shape of the images; the batch may be symbolic.
+    path: the file to write.
+    name: name of the graph.
 
   Raises:
     BundleError: the network uses an operation that has no translation here.
@@ -93,14 +93,14 @@ class _Value:
 
 
 def _layout(rank: int) -> tuple[int, ...]:
-  """The axes of jax in the order they have in the graph."""
+  """Returns the axes of jax in the order they have in the graph."""
   if rank < 4:
     return tuple(range(rank))
   return (0, *range(3, rank), 1, 2)
 
 
 class _Graph:
-  """Nodes and constants, in the order of the jaxpr."""
+  """Collects nodes and constants, in the order of the jaxpr."""
 
   def __init__(self) -> None:
     self.nodes: list[Any] = []
@@ -121,7 +121,7 @@ class _Graph:
     return output
 
   def constant(self, array: np.ndarray) -> str:
-    """The array as it is, whatever its axes mean."""
+    """Adds an array as it is, whatever its axes mean; returns its name."""
     from onnx import numpy_helper
 
     name = self._fresh('constant')
@@ -131,7 +131,7 @@ class _Graph:
     return name
 
   def name(self, value: Any) -> str:
-    """The name of a value, in the graph's order of axes."""
+    """Returns the name of a value in the graph's order of axes."""
     if isinstance(value, _Value):
       return value.name
     return self.constant(np.transpose(value, _layout(np.ndim(value))))
@@ -151,7 +151,7 @@ class _Graph:
     )
 
   def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]):
-    """The outputs of a jaxpr; what depends on constants alone is computed."""
+    """Returns the outputs of a jaxpr; what is constant is computed now."""
     values: dict[Any, Any] = dict(
       zip(
         (*jaxpr.constvars, *jaxpr.invars),
@@ -173,7 +173,7 @@ class _Graph:
   def _equation(self, equation, inputs):
     name, params = equation.primitive.name, equation.params
     if name == 'platform_index':
-      # Written for no platform of XLA: the native formulation.
+      # The model is for no platform of XLA: the native formulation is taken.
       return [np.asarray(params['platforms'].index(None))]
     if name == 'cond':
       index, *inputs = inputs
@@ -216,7 +216,7 @@ def _elementwise(kind):
 
 
 def _bound(value, limit):
-  """The other operand of max or min if one is the scalar `limit`."""
+  """Returns whether a value is a scalar constant that `limit` accepts."""
   return isinstance(value, np.ndarray) and value.size == 1 and limit(value)
 
 
@@ -315,7 +315,7 @@ def _reshape(graph, inputs, params, shape):
   if params.get('dimensions') is not None:
     _refuse('a reshape that transposes')
   old = x.shape
-  # Splitting or joining channels only: as they are.
+  # Where channels alone are split or joined, the order of axes stays.
   aligned = min(len(old), len(shape)) >= 4 and old[:3] == shape[:3]
   layout = _layout(len(shape)) if aligned else range(len(shape))
   sizes = [shape[i] if isinstance(shape[i], int) else -1 for i in layout]

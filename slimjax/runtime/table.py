@@ -1,4 +1,7 @@
-"""What was measured of a bundle on a device: `Table`, one `Row` a program."""
+"""Holds what was measured of a bundle on a device.
+
+A `Table` has one `Row` per width and batch size.
+"""
 
 from collections.abc import Sequence
 import dataclasses
@@ -8,6 +11,7 @@ import os
 import pathlib
 from typing import Any
 
+from slimjax import files
 from slimjax.widths import canonical
 from slimjax.widths import Width
 
@@ -17,21 +21,22 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One width at one batch size.
+  """What was measured of one width at one batch size.
 
   Attributes:
     width: a float, or the channels of every layer.
-    batch_size: images in a request.
-    p50_ms, p95_ms, p99_ms: latency of a request, from images on the host to
-      logits on the host.
+    batch_size: number of images in a request.
+    p50_ms, p95_ms, p99_ms: quantiles of the latency of a request, from images
+      on the host to logits on the host.
     p50_ci, p95_ci, p99_ci: 95 % confidence intervals of these, ms.
-    images_per_second: one request after another.
-    requests: that were timed.
-    compile_s: of its program; None if the backend compiles nothing.
-    weight_bytes: prepared weights.
+    images_per_second: throughput of one request after another.
+    requests: number of requests timed.
+    compile_s: seconds its program took to compile; None if the backend
+      compiles nothing.
+    weight_bytes: size of the prepared weights.
     temp_bytes: the program's peak temporary memory; None if unknown.
     macs: multiply-accumulates for one image.
-    params: parameters.
+    params: number of parameters.
     error: top-1 validation error, percent; None if unknown.
   """
 
@@ -53,7 +58,7 @@ class Row:
   error: float | None
 
   def quantile_ms(self, quantile: float) -> float:
-    """Latency at a quantile, between those measured on a logarithmic scale."""
+    """Returns the latency at a quantile, interpolated in its logarithm."""
     known = (self.p50_ms, self.p95_ms, self.p99_ms)
     if quantile <= QUANTILES[0]:
       return known[0]
@@ -66,14 +71,14 @@ class Row:
 
   @property
   def peak_bytes(self) -> int | None:
-    """Prepared weights and the program's temporary memory."""
+    """Prepared weights and the program's temporary memory; None if unknown."""
     if self.temp_bytes is None:
       return None
     return self.weight_bytes + self.temp_bytes
 
   @property
   def badness(self) -> float:
-    """What a better width has less of: error, or minus MACs if unknown."""
+    """The error, or minus the MACs if it is unknown; less is better."""
     return -float(self.macs) if self.error is None else self.error
 
 
@@ -83,10 +88,10 @@ class Table:
 
   Attributes:
     rows: one for each width and batch size.
-    device: what it was measured on, in words.
+    device: the device it was measured on, in words.
     backend: 'jax' or 'onnxruntime'.
-    measured: time, ISO 8601.
-    versions: of the packages that ran.
+    measured: when it was measured, ISO 8601.
+    versions: {package: version} of those that ran.
   """
 
   rows: tuple[Row, ...]
@@ -97,10 +102,11 @@ class Table:
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:
+    """The batch sizes measured, smallest first."""
     return tuple(sorted({row.batch_size for row in self.rows}))
 
   def of_batch(self, batch_size: int) -> tuple[Row, ...]:
-    """The rows of one batch size.
+    """Returns the rows of one batch size.
 
     Raises:
       ValueError: it was not measured.
@@ -113,16 +119,13 @@ class Table:
     return rows
 
   def dominated(self, row: Row) -> bool:
-    """Whether another width is as good and faster, or as fast and better."""
+    """Returns whether another width is better or faster, and no worse."""
     return any(_dominates(o, row) for o in self.of_batch(row.batch_size))
 
   def save(self, path: str | os.PathLike) -> None:
-    """Writes JSON, whole or not at all."""
-    path = pathlib.Path(path)
+    """Writes the table as JSON, whole or not at all."""
     content = {'schema': SCHEMA, **dataclasses.asdict(self)}
-    draft = path.with_name(path.name + '.draft')
-    draft.write_text(json.dumps(content, indent=1) + '\n')
-    draft.replace(path)
+    files.write_json(path, content, indent=1)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> 'Table':
@@ -161,10 +164,10 @@ def _dominates(one: Row, other: Row) -> bool:
 
 
 def candidates(rows: Sequence[Row]) -> list[Row]:
-  """Those that no other dominates, fastest and worst first."""
+  """Returns the rows that no other dominates, fastest and worst first."""
   left = [r for r in rows if not any(_dominates(other, r) for other in rows)]
   left.sort(key=lambda row: (row.p50_ms, -row.badness))
-  # Equal in both: one of them will do.
+  # One of several rows that are equal in both is enough.
   return [
     row
     for i, row in enumerate(left)

@@ -14,17 +14,17 @@ from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
-from slimjax.models.common import SlimNet
-from slimjax.profile import profile_model
+from slimjax.models.net import SlimNet
+from slimjax.variables.profile import profile_model
 from slimjax.runtime import bundle
 from slimjax.runtime.network import load
-from slimjax.variables import apply
-from slimjax.variables import extract
-from slimjax.variables import fold_batch_norm
-from slimjax.variables import lone_norms
-from slimjax.variables import PRIVATE
-from slimjax.variables import select
-from slimjax.variables import Variables
+from slimjax.variables.format import apply
+from slimjax.variables.format import extract
+from slimjax.variables.format import fold_batch_norm
+from slimjax.variables.format import lone_norms
+from slimjax.variables.format import PRIVATE
+from slimjax.variables.format import select
+from slimjax.variables.format import Variables
 from slimjax.widths import canonical
 from slimjax.widths import Width
 

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from slimjax.platforms import bound
+from slimjax.nn.kernels.platforms import bound
 
 # Positions of the map summed into one by the first stage of _sums on CPU.
 _ROWS = 8

@@ -1,11 +1,9 @@
-"""What a run tells: metrics files, lines or a bar, a table and a plot."""
+"""What a run shows while it is at work: lines or a bar, time, a profile."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import dataclasses
-import json
 import sys
 import time
 from typing import Any
@@ -16,93 +14,36 @@ import rich.console
 import rich.progress
 import rich.table
 
-from slimjax.devices import peak_tflops
-from slimjax.profile import Profile
+from slimjax.configuration import Run
+from slimjax.data.dataset import Dataset
+from slimjax.models.net import SlimNet
+from slimjax.tasks.base import Metric
+from slimjax.training.devices import peak_tflops
+from slimjax.training.plans import WidthPlan
+from slimjax.variables.profile import profile_model
+from slimjax.widths import label
 from slimjax.widths import switch_name
-from slimjax.widths import Width
-
-METRICS = 'metrics.jsonl'
-
-
-class MetricsWriter:
-  """Appends to WORKDIR/metrics.jsonl and to TensorBoard events.
-
-  One JSON object a line: split, step, epoch, width, loss, top1_error,
-  top5_error (percent), and for training also learning_rate, gradient_norm,
-  images_per_second, step_ms and input_wait, the share of time (percent) that
-  the loop waited for images.
-  """
-
-  def __init__(
-    self, workdir: epath.Path, *, first_step: int, enabled: bool = True
-  ):
-    """Keeps what was written up to `first_step`, where the run goes on.
-
-    Writes nothing if not `enabled`: of several processes, one writes.
-    """
-    self._enabled = enabled
-    if not enabled:
-      return
-    from tensorboardX import SummaryWriter
-
-    path = workdir / METRICS
-    kept = [r for r in read_metrics(workdir) if r['step'] <= first_step]
-    draft = path.with_name(METRICS + '.draft')
-    draft.write_text(''.join(json.dumps(record) + '\n' for record in kept))
-    draft.replace(path)
-    self._file = path.open('a')
-    self._events = SummaryWriter(
-      str(workdir / 'tensorboard'),
-      purge_step=first_step + 1,
-      write_to_disk=True,
-    )
-
-  def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes and flushes the records; `width` is a float or a tuple."""
-    if not self._enabled:
-      return
-    for record in records:
-      self._file.write(json.dumps(record) + '\n')
-      switch = switch_name(record['width'])
-      for name, value in record.items():
-        if name not in ('split', 'step', 'width'):
-          self._events.add_scalar(
-            f'{record["split"]}/{name}/{switch}', value, record['step']
-          )
-    self._file.flush()
-    self._events.flush()
-
-  def __enter__(self) -> 'MetricsWriter':
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    self.close()
-
-  def close(self) -> None:
-    if self._enabled:
-      self._file.close()
-      self._events.close()
-
-
-def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-  """The records of a run; a last line cut short by a kill is left out."""
-  path = workdir / METRICS
-  if not path.exists():
-    return []
-  records = []
-  for line in path.read_text().splitlines(keepends=True):
-    if line.endswith('\n'):
-      records.append(json.loads(line))
-  return records
-
 
 class Progress:
   """A live bar on a terminal, plain lines elsewhere; nothing if not enabled."""
 
   def __init__(
-    self, total_steps: int, first_step: int, *, enabled: bool = True
+    self,
+    total_steps: int,
+    first_step: int,
+    *,
+    headline: Metric,
+    enabled: bool = True,
   ):
+    """
+    Args:
+      total_steps: of the run.
+      first_step: optimiser steps done before.
+      headline: the metric that lines show beside the loss.
+      enabled: whether this process shows anything.
+    """
     self._total = total_steps
+    self._headline = headline
     self._enabled = enabled
     self._bar = None
     if enabled and sys.stdout.isatty():
@@ -122,16 +63,18 @@ class Progress:
       self._bar.update(self._task, completed=step)
 
   def line(self, records: Sequence[Mapping[str, Any]]) -> None:
-    """Shows one record a width, of one step and split."""
-    first = records[0]
+    """Shows one record per width, of one step and split."""
+    first, name = records[0], self._headline.name
     text = '  '.join(
-      f'{switch_name(r["width"])} {r["loss"]:.3f} {r["top1_error"]:.1f}%'
+      f'{switch_name(r["width"])} {r["loss"]:.3f}'
+      + (f' {r[name]:.1f}{self._headline.unit}' if name in r else '')
       for r in records
     )
     if 'images_per_second' in first:
       text = (
         f'{first["images_per_second"]:.0f} img/s  {first["step_ms"]:.0f} ms'
-        f'  lr {first["learning_rate"]:.4f}  loss, error: {text}'
+        f'  lr {first["learning_rate"]:.4f}  loss, {self._headline.title}:'
+        f' {text}'
       )
       if self._bar is not None:
         self._bar.update(self._task, description=text)
@@ -193,7 +136,7 @@ class Clock:
     return running, self._waited() - self._waited_before
 
   def read(self, step: int, batch_size: int) -> dict[str, float]:
-    """What a line of metrics says of the time since the last reading."""
+    """Returns what a line of metrics says of the time since the last one."""
     now = self._now()
     seconds, waited = (a - b for a, b in zip(now, self._last, strict=True))
     per_step = seconds / max(step - self._step, 1)
@@ -207,11 +150,11 @@ class Clock:
   def summary(
     self, batch_size: int, macs: int, devices: Sequence[jax.Device]
   ) -> list[str]:
-    """Lines for the end of a run.
+    """Returns lines for the end of a run.
 
     Args:
       batch_size: images in a step.
-      macs: multiply-accumulates of an image, forward, all widths together.
+      macs: multiply-accumulates of one image, forward, all widths together.
       devices: that shared the work.
     """
     seconds, waited = self._now()
@@ -221,7 +164,7 @@ class Clock:
     peak = peak_tflops(devices[0])
     kind = devices[0].device_kind
     used = (
-      f'the peak of {kind!r} is not in slimjax/devices.py, so that their'
+      f'the peak of {kind!r} is not in slimjax/training/devices.py, so that their'
       ' utilisation is not known'
       if peak is None
       else f'a model FLOPs utilisation of {100 * tflops / peak:.1f} % of the'
@@ -266,64 +209,48 @@ class Trace:
       self._running = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """A width in the table at the end of a run."""
-
-  width: Width
-  profile: Profile
-  top1_error: float
-  top5_error: float
-  examples: int
 
 
-def print_table(rows: Sequence[Row], title: str) -> None:
-  """Prints one line a width: errors in percent, MACs, parameters."""
-  table = rich.table.Table(title=title)
-  for name in ('width', 'top-1 error', 'top-5 error', 'MACs', 'parameters'):
+def say_plan(
+  run: Run,
+  dataset: Dataset,
+  model: SlimNet,
+  plan: WidthPlan,
+  steps_per_epoch: int,
+) -> None:
+  """Prints what will be trained: data, steps, and the cost of every width."""
+  splits = ', '.join(
+    f'{len(split):,} {name}' for name, split in dataset.splits.items()
+  )
+  size = dataset.image_size
+  print(
+    f'{dataset.name}: {dataset.num_classes} classes, images of {size} x {size}'
+    f' pixels: {splits}',
+    flush=True,
+  )
+  examples = len(dataset.splits['train'])
+  images = steps_per_epoch * run.batch_size
+  total = run.epochs * steps_per_epoch
+  print(
+    f'{run.epochs} epochs of {steps_per_epoch} steps of {run.batch_size}'
+    f' images: {total:,} steps, {total * run.batch_size / examples:.1f} passes'
+    f' over the training images'
+    + (
+      ''
+      if images == examples
+      else f' (an epoch leaves the last {examples - images} to the next)'
+    ),
+    flush=True,
+  )
+  table = rich.table.Table(title=run.model['name'], box=None, pad_edge=False)
+  for name in ('width', 'MACs', 'parameters'):
     table.add_column(name, justify='right')
-  for row in rows:
-    width = (
-      row.width if isinstance(row.width, float) else switch_name(row.width)
-    )
+  for width in plan.widths[::-1]:
+    profile = profile_model(model, width=width, image_size=size)
     table.add_row(
-      str(width),
-      f'{row.top1_error:.2f} %',
-      f'{row.top5_error:.2f} %',
-      f'{row.profile.macs / 1e6:.2f} M',
-      f'{row.profile.params / 1e6:.3f} M',
+      label(width),
+      f'{profile.macs / 1e6:.2f} M',
+      f'{profile.params / 1e6:.3f} M',
     )
   rich.console.Console().print(table)
-
-
-def plot_errors(rows: Sequence[Row], path: epath.Path, title: str) -> None:
-  """Saves top-1 error against MACs, one point a width, as PNG."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  rows = sorted(rows, key=lambda row: row.profile.macs)
-  macs = [row.profile.macs / 1e6 for row in rows]
-  errors = [row.top1_error for row in rows]
-  figure = Figure(figsize=(6, 4), dpi=150, layout='constrained')
-  FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
-  axes.plot(macs, errors, marker='o', color='#1f5fa8')
-  for row, x, y in zip(rows, macs, errors, strict=True):
-    width = (
-      row.width if isinstance(row.width, float) else switch_name(row.width)
-    )
-    axes.annotate(
-      f'{width}x', (x, y), xytext=(6, 6), textcoords='offset points'
-    )
-  axes.set(
-    xlabel='million multiply-accumulates',
-    ylabel='top-1 error, %',
-    title=title,
-    ylim=(0, max(errors) * 1.25 + 0.1),
-  )
-  axes.margins(x=0.12)
-  axes.grid(alpha=0.3)
-  draft = path.with_name(path.name + '.draft')
-  with draft.open('wb') as file:
-    figure.savefig(file, format='png')
-  draft.replace(path)
+  print('drawing the weights', flush=True)

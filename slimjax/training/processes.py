@@ -29,7 +29,7 @@ T = TypeVar('T')
 
 
 class OtherProcessError(RuntimeError):
-  """Another process failed, which this one can not go on without."""
+  """Another process failed, without which this one cannot continue."""
 
 
 def initialize(
@@ -79,12 +79,16 @@ def initialize(
 
 
 def define_flags() -> None:
-  """The flags of `joined`."""
+  """Defines the flags of `joined`."""
   flags.DEFINE_string(
-    'coordinator', None, 'HOST:PORT of process 0; unset, by the environment.'
+    'coordinator',
+    None,
+    'HOST:PORT of process 0. Default: found by the environment.',
   )
-  flags.DEFINE_integer('process_count', None, 'Of all hosts together.')
-  flags.DEFINE_integer('process_id', None, 'Of this process, from 0.')
+  flags.DEFINE_integer(
+    'process_count', None, 'Number of processes of all hosts together.'
+  )
+  flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
 
 
 @contextlib.contextmanager
@@ -113,12 +117,12 @@ def joined():
 
 
 def is_primary() -> bool:
-  """Whether this process writes and prints."""
+  """Returns whether this process writes and prints."""
   return jax.process_index() == 0
 
 
 def together(function: Callable[[], T]) -> T:
-  """What the function returns, if it raises in no process.
+  """Returns what the function returns, if it raises in no process.
 
   Raises:
     OtherProcessError: it raised in others; the text is that of the first.
@@ -143,8 +147,15 @@ def together(function: Callable[[], T]) -> T:
   return result  # type: ignore[return-value]
 
 
+def gather(array: np.ndarray) -> np.ndarray:
+  """Returns the arrays of all processes, stacked; a collective."""
+  if jax.process_count() == 1:
+    return array[None]
+  return np.asarray(multihost_utils.process_allgather(array))
+
+
 def run_ahead() -> int:
-  """Programs handed to the devices before the first of them must be done.
+  """Returns how many programs may wait on the devices before one must be done.
 
   With two the devices never wait for the host, and the host fills no memory
   with batches. On CPU, collectives between processes (gloo) can lock each other
@@ -154,7 +165,7 @@ def run_ahead() -> int:
 
 
 class Stop:
-  """Within it SIGTERM to any process is remembered, not obeyed."""
+  """A context in which SIGTERM to any process is remembered, not obeyed."""
 
   def __enter__(self) -> 'Stop':
     self._asked = False
@@ -190,20 +201,21 @@ def exclusive(folder: epath.Path):
   Cloud storage has none, and is not guarded.
 
   Raises:
-    ValueError: another process holds it, or the folder can not be written.
+    ValueError: another process holds it, or the folder cannot be written.
   """
   path = folder / 'lock'
+  cloud = '://' in str(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    if '://' in str(folder):
-      yield
-      return
-    file = path.open('a')
+    file = None if cloud else path.open('a')
   except OSError as error:
     raise ValueError(
-      f'the workdir {folder} can not be written: {error}. Take another'
+      f'the workdir {folder} cannot be written: {error}. Take another'
       ' --workdir, or change its owner'
     ) from error
+  if file is None:
+    yield
+    return
   with file:
     try:
       import fcntl

@@ -1,6 +1,7 @@
-"""What the four families share: their options, and the check of a width."""
+"""What all networks share: their options, and what a width means to them."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -8,16 +9,34 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from slimjax.layers import ConvNorm
-from slimjax.layers import SlimDense
+from slimjax.nn.conv import ConvNorm
+from slimjax.nn.dense import SlimDense
+from slimjax.nn.norm import statistics_dtype
 from slimjax.widths import canonical
 from slimjax.widths import check_widths
+from slimjax.widths import find
 from slimjax.widths import switch_name
 from slimjax.widths import Width
 
 # A layer that sets a width: its name, and the group of layers whose channels
 # are summed with its own (so they must be equal), or None.
 LayerName = tuple[str, str | None]
+# Height and width of images in pixels, or one number for both.
+Size = int | tuple[int, int]
+
+
+def pair(size: Size) -> tuple[int, int]:
+  """Returns (height, width), also of one number.
+
+  Raises:
+    ValueError: it is neither one nor two whole numbers above zero.
+  """
+  both = (size, size) if isinstance(size, int) else tuple(size)
+  if len(both) != 2 or any(int(n) != n or n < 1 for n in both):
+    raise ValueError(
+      f'image_size must be pixels, or (height, width), got {size!r}'
+    )
+  return int(both[0]), int(both[1])
 
 
 class SlimNet(nn.Module):
@@ -80,6 +99,15 @@ class SlimNet(nn.Module):
   def check_channels(self, channels: tuple[int, ...]) -> None:
     """Raises ValueError where a family needs more than `channels` checks."""
 
+  @nn.nowrap
+  def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the smallest inputs the network takes, as shapes.
+
+    Shape evaluation uses them. Override it for networks that need larger
+    images, whose variables depend on the size, or that take something else.
+    """
+    return (jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),)
+
   # What a width means, for all of them.
 
   @nn.nowrap
@@ -132,7 +160,7 @@ class SlimNet(nn.Module):
         parameters will do, trained or not.
 
     Raises:
-      ValueError: the width is none, or is wider than the parameters.
+      ValueError: the width is not one, or is wider than the parameters.
     """
     channels = self._resolve(canonical(width))
     full = self.full_channels
@@ -166,6 +194,21 @@ class SlimNet(nn.Module):
       )
     return switch_name(width)
 
+  @nn.nowrap
+  def find_widths(self, names: Sequence[Any]) -> tuple[Width, ...]:
+    """Returns the trained widths that are meant, thinnest first.
+
+    Args:
+      names: numbers, channels or printed names; empty means all widths.
+
+    Raises:
+      ValueError: one of them is none of `widths`.
+    """
+    wanted = {find(name, self.widths) for name in names}
+    for width in wanted:
+      self.switch(width)
+    return tuple(w for w in self.ordered_widths if not names or w in wanted)
+
   # Pieces of a forward pass.
 
   @nn.nowrap
@@ -192,18 +235,16 @@ class SlimNet(nn.Module):
 
   @nn.nowrap
   def classify(self, maps: jax.Array) -> jax.Array:
-    """Global average and classifier, [b, h, w, c] -> [b, num_classes]."""
+    """Applies global average and classifier, [b, h, w, c] -> [b, num_classes].
+
+    In float32 at least: logits of bfloat16 would tie.
+    """
     maps = non_empty(maps, 'the last map')
-    features = jnp.mean(maps, axis=(1, 2), dtype=statistics_dtype(maps.dtype))
-    logits = SlimDense(self.num_classes, dtype=self.dtype, name='classifier')(
-      features
-    )
-    return logits.astype(statistics_dtype(self.dtype))
-
-
-def statistics_dtype(dtype: Any) -> Any:
-  """float32, or float64 for float64."""
-  return jnp.promote_types(jnp.float32, dtype)
+    dtype = statistics_dtype(maps.dtype)
+    features = jnp.mean(maps, axis=(1, 2), dtype=dtype)
+    return SlimDense(
+      self.num_classes, dtype=statistics_dtype(self.dtype), name='classifier'
+    )(features)
 
 
 def non_empty(maps: jax.Array, what: str) -> jax.Array:

@@ -4,6 +4,7 @@ A schedule is a pure function of the step: `schedule(step) -> learning rate`.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import optax
 def multi_step(
   peak_lr: float, *, steps_per_epoch: int, epochs: Sequence[int], factor: float
 ) -> optax.Schedule:
-  """`peak_lr`, times `factor` from each of `epochs` on."""
+  """Returns `peak_lr`, times `factor` from each of `epochs` on."""
 
   def schedule(step):
     passed = sum(jnp.asarray(step) >= e * steps_per_epoch for e in epochs)
@@ -26,7 +27,7 @@ def multi_step(
 def exponential(
   peak_lr: float, *, steps_per_epoch: int, factor: float
 ) -> optax.Schedule:
-  """`peak_lr`, times `factor` after every epoch."""
+  """Returns `peak_lr`, times `factor` after every epoch."""
 
   def schedule(step):
     epoch = jnp.asarray(step) // steps_per_epoch
@@ -36,17 +37,17 @@ def exponential(
 
 
 def linear(peak_lr: float, *, total_steps: int) -> optax.Schedule:
-  """From `peak_lr` to zero after `total_steps`, a straight line."""
+  """Returns a straight line from `peak_lr` to zero after `total_steps`."""
   return optax.linear_schedule(peak_lr, 0.0, total_steps)
 
 
 def cosine(peak_lr: float, *, total_steps: int) -> optax.Schedule:
-  """From `peak_lr` to zero after `total_steps`, half a cosine."""
+  """Returns half a cosine, from `peak_lr` to zero after `total_steps`."""
   return optax.cosine_decay_schedule(peak_lr, total_steps)
 
 
 def with_warmup(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:
-  """`schedule`, scaled by (step + 1) / warmup_steps during the first steps."""
+  """Scales `schedule` by (step + 1) / warmup_steps during the first steps."""
   if not warmup_steps:
     return schedule
 
@@ -60,6 +61,7 @@ def with_warmup(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:
 SCHEDULES = ('multi_step', 'exponential', 'linear', 'cosine')
 
 
+@functools.lru_cache(maxsize=16)  # equal ones are one: they key programs
 def create_schedule(
   name: str,
   *,
@@ -70,7 +72,7 @@ def create_schedule(
   factor: float | None = None,
   epochs: Sequence[int] | None = None,
 ) -> optax.Schedule:
-  """The schedule `name`, one of `SCHEDULES`, told in epochs.
+  """Returns the schedule `name`, one of `SCHEDULES`, told in epochs.
 
   Args:
     name: multi_step (needs factor, epochs), exponential (needs factor), linear
@@ -123,7 +125,7 @@ def create_schedule(
 
 
 def decay_mask(trainable: Any) -> Any:
-  """True where weight decay applies: dense kernels and the classifier's.
+  """Returns True where weight decay applies: dense kernels, the classifier's.
 
   A kernel [..., in / groups, out] is dense if it has more than one input
   channel per group. Depthwise kernels, biases and norms do not decay (paper,
@@ -136,6 +138,7 @@ def decay_mask(trainable: Any) -> Any:
   return jax.tree_util.tree_map_with_path(decays, trainable)
 
 
+@functools.lru_cache(maxsize=16)
 def sgd(
   schedule: optax.Schedule,
   *,
@@ -144,7 +147,7 @@ def sgd(
   weight_decay: float = 1e-4,
   clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-  """SGD as PyTorch has it: decay enters the gradient, then the momentum.
+  """Returns SGD as PyTorch has it: decay enters the gradient, then momentum.
 
   Args:
     schedule: learning rate by step.
@@ -154,9 +157,17 @@ def sgd(
     clip_norm: largest global norm of the gradient summed over the widths, once
       per step, before decay; None does not clip.
   """
-  clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-  return optax.chain(
-    *clip,
+  optimizer = optax.chain(
     optax.add_decayed_weights(weight_decay, decay_mask),
     optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
   )
+  if clip_norm is None:
+    return optimizer
+  clip = optax.clip_by_global_norm(clip_norm)
+
+  # Not a link of the chain: a run may resume with another bound, or none.
+  def update(updates, state, params=None):
+    updates, _ = clip.update(updates, clip.init(params), params)
+    return optimizer.update(updates, state, params)
+
+  return optax.GradientTransformation(optimizer.init, update)

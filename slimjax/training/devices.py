@@ -2,9 +2,10 @@
 
 import jax
 
-# TFLOP/s of dense matrix products in bfloat16 (V100, T4: float16), of one of
-# jax's devices, by what its `device_kind` starts with. Source: the makers' data
-# sheets, https://cloud.google.com/tpu/docs; a TPU v2 or v3 chip is two devices.
+# TFLOP/s of dense matrix products in bfloat16 (V100, T4: float16) of one of
+# jax's devices, by the words its `device_kind` starts with. Source: the makers'
+# data sheets, https://cloud.google.com/tpu/docs. A TPU v2 or v3 chip is two
+# devices.
 PEAK_TFLOPS = {
   'TPU v2': 22.5,
   'TPU v3': 61.5,
@@ -19,6 +20,8 @@ PEAK_TFLOPS = {
   'Tesla V100': 125.0,
   'Tesla T4': 65.0,
   'NVIDIA L4': 121.0,
+  'NVIDIA L40': 181.05,
+  'NVIDIA L40S': 362.05,
   'NVIDIA A100': 312.0,
   'NVIDIA H100 PCIe': 756.0,
   'NVIDIA H100': 989.0,
@@ -28,6 +31,12 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device: jax.Device) -> float | None:
-  """Of one device in bfloat16, or None if it is not in the table."""
-  kinds = [k for k in PEAK_TFLOPS if device.device_kind.startswith(k)]
+  """Returns that of one device in bfloat16; None if it is not in the table."""
+  kind = device.device_kind
+  # A whole name: an L40 is no L4, but an A100-SXM4 is an A100.
+  kinds = [
+    k
+    for k in PEAK_TFLOPS
+    if kind.startswith(k) and not kind[len(k) :][:1].isalnum()
+  ]
   return PEAK_TFLOPS[max(kinds, key=len)] if kinds else None

@@ -11,8 +11,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from slimjax.convolution import native
-from slimjax.platforms import bound
+from slimjax.nn.kernels.convolution import native
+from slimjax.nn.kernels.platforms import bound
 
 # Rows of the output summed into one by the kernel gradient's first stage.
 _ROWS = 8

@@ -11,10 +11,13 @@ from typing import Any
 from etils import epath
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy
 from orbax.checkpoint.checkpoint_managers import BestN
 from orbax.checkpoint.checkpoint_managers import LatestN
+
+from slimjax.training.state import TrainState
 
 _PATIENCE_SECONDS = 30 * 24 * 3600
 
@@ -24,7 +27,7 @@ class SaveError(RuntimeError):
 
 
 def set_damaged_aside(folder: epath.Path) -> list[str]:
-  """Renames the latest checkpoints until one can be read; says which.
+  """Renames the latest checkpoints until one can be read, and says which.
 
   A kill leaves only whole checkpoints, but disks fail, and people delete files.
   One process calls this, before any opens the folder.
@@ -53,7 +56,7 @@ def set_damaged_aside(folder: epath.Path) -> list[str]:
 
 
 def _read_whole(path: epath.Path) -> None:
-  """Raises if anything of a checkpoint can not be read."""
+  """Raises if anything of a checkpoint cannot be read."""
   json.loads((path / 'position' / 'metadata').read_text())
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(),
@@ -73,6 +76,45 @@ def _read_whole(path: epath.Path) -> None:
     )
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  """Leaves out what orbax logs.
+
+  It logs every save of every item, which hides the run's own lines, and of a
+  save that fails one traceback per array, after `SaveError`.
+  """
+  if record.name == 'absl':
+    return 'orbax' not in record.pathname or record.levelno >= logging.ERROR
+  trace = record.exc_info[2] if record.exc_info else None
+  while trace is not None:
+    if 'orbax' in trace.tb_frame.f_code.co_filename:
+      return False
+    trace = trace.tb_next
+  return True
+
+
+# A run's state on disk: its collections stand beside `step` and `opt_state`.
+
+
+def _to_disk(state: Any) -> Any:
+  if not isinstance(state, TrainState):
+    return state
+  return {
+    'step': state.step,
+    **state.variables,
+    'opt_state': state.opt_state,
+  }
+
+
+def _from_disk(tree: Any, like: Any) -> Any:
+  if not isinstance(like, TrainState):
+    return tree
+  return TrainState(
+    step=tree['step'],
+    variables={name: tree[name] for name in like.variables},
+    opt_state=tree['opt_state'],
+  )
+
+
 class Checkpoints:
   """The checkpoints in a folder.
 
@@ -82,10 +124,8 @@ class Checkpoints:
   """
 
   def __init__(self, folder: epath.PathLike, *, read_only: bool = False):
-    # Orbax logs every save of every item, which hides the run's own lines.
-    logging.getLogger('absl').setLevel(logging.ERROR)
-    # And of a save that fails, one traceback an array, after `SaveError`.
-    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    for name in ('absl', 'asyncio'):
+      logging.getLogger(name).addFilter(_not_of_orbax)  # one filter, once
     self._manager = ocp.CheckpointManager(
       epath.Path(folder).resolve(),
       options=ocp.CheckpointManagerOptions(
@@ -135,7 +175,7 @@ class Checkpoints:
       raise SaveError(
         f'a checkpoint could not be saved in {folder}: {str(error)[:300]}\nThe'
         f' last whole one is of step {max(whole, default=None)}. {hint}; the'
-        ' same command goes on from there'
+        ' same command resumes there'
       ) from error
 
   def save(
@@ -151,8 +191,8 @@ class Checkpoints:
       step: optimiser steps done; a step that is saved already is left alone.
       state: tree of arrays; may be donated once this returns.
       position: JSON.
-      error: validation error, percent, mean over the widths; None if this
-        state was not evaluated.
+      error: what is minimised, the headline metric's mean over the widths;
+        None if this state was not evaluated.
     """
     if step in self._manager.all_steps():
       return
@@ -160,7 +200,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
+          state=ocp.args.StandardSave(_to_disk(state)),
           # A copy: it is written later, when the caller's sums have moved on.
           position=ocp.args.JsonSave(copy.deepcopy(dict(position))),
         ),
@@ -180,22 +220,27 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """Step of the latest checkpoint that is whole."""
+    """The step of the latest checkpoint that is whole."""
     return self._manager.latest_step()
 
   @property
   def best(self) -> int | None:
-    """Step of the checkpoint with the least validation error."""
+    """The step of the checkpoint with the least validation error."""
     return self._manager.best_step()
 
   def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-    """State and position.
+    """Returns state and position.
 
     Args:
       step: of a whole checkpoint.
       like: a state of the same structure, which says shapes and shardings.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_disk(like))
+    clipped = isinstance(like, TrainState) and self._has_clip(
+      step, like.opt_state
+    )
+    if clipped:
+      abstract['opt_state'] = (optax.EmptyState(), *abstract['opt_state'])
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -203,12 +248,21 @@ class Checkpoints:
         position=ocp.args.JsonRestore(),
       ),
     )
-    return restored['state'], restored['position']
+    tree = restored['state']
+    if clipped:
+      tree['opt_state'] = tree['opt_state'][1:]
+    return _from_disk(tree, like), restored['position']
+
+  def _has_clip(self, step: int, opt_state: Any) -> bool:
+    """Whether clipping was a link of the optimiser's chain, as in old runs."""
+    saved = self._manager.item_metadata(step)['state']
+    links = saved['opt_state'] if saved is not None else opt_state
+    return isinstance(opt_state, tuple) and len(links) == len(opt_state) + 1
 
   def restore_variables(self, step: int) -> dict[str, Any]:
-    """The variables alone, as numpy arrays, whatever devices wrote them."""
+    """Returns the variables alone, as numpy arrays, whatever wrote them."""
     restored = self._manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
     )
-    state = restored['state']
-    return {name: state[name] for name in ('params', 'norm', 'batch_stats')}
+    rest = ('step', 'opt_state')
+    return {k: v for k, v in restored['state'].items() if k not in rest}

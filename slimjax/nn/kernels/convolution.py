@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from slimjax.platforms import bound
+from slimjax.nn.kernels.platforms import bound
 
 # Of the output map, up to which patches are written out and multiplied; and
 # numbers in a patch, up to which that pays for maps of any size.

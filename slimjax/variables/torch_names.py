@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slimjax.models.common import SlimNet
+from slimjax.models.net import SlimNet
 from slimjax.models.mobilenet_v1 import MobileNetV1
 from slimjax.models.mobilenet_v1 import UNITS
 from slimjax.models.mobilenet_v2 import MobileNetV2
@@ -27,9 +27,9 @@ from slimjax.models.resnet import ResNet
 from slimjax.models.shufflenet import GROUPS
 from slimjax.models.shufflenet import ShuffleNet
 from slimjax.models.shufflenet import STAGES as SHUFFLE_STAGES
-from slimjax.variables import init
-from slimjax.variables import SHARED
-from slimjax.variables import Variables
+from slimjax.variables.format import init
+from slimjax.variables.format import SHARED
+from slimjax.variables.format import Variables
 
 Arrays = Mapping[str, Any]
 # names of ours and of PyTorch's in a norm

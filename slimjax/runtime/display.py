@@ -1,19 +1,20 @@
 """Shows a benchmark: a table on the terminal, and a plot."""
 
-import pathlib
+import os
 from typing import Any
 
+from slimjax import plots
 from slimjax.runtime.table import Table
-from slimjax.widths import switch_name
-from slimjax.widths import Width
-
-
-def _name(width: Width) -> str:
-  return switch_name(width) if isinstance(width, tuple) else str(width)
+from slimjax.widths import label
 
 
 def print_table(table: Table, console: Any) -> None:
-  """Prints one line for each width and batch size on a rich console."""
+  """Prints one line per width and batch size.
+
+  Args:
+    table: from `slimjax.runtime.measure`.
+    console: a `rich.console.Console`.
+  """
   import rich.table
 
   shown = rich.table.Table(
@@ -44,7 +45,7 @@ def print_table(table: Table, console: Any) -> None:
 
   for row in table.rows:
     shown.add_row(
-      _name(row.width),
+      label(row.width),
       str(row.batch_size),
       f'{row.p50_ms:.2f}',
       f'{row.p95_ms:.2f}',
@@ -60,16 +61,17 @@ def print_table(table: Table, console: Any) -> None:
   console.print(shown)
 
 
-def plot(table: Table, path: pathlib.Path, title: str) -> None:
+def plot(table: Table, path: str | os.PathLike, title: str) -> None:
   """Saves error (or MACs, if it is unknown) against median latency, as PNG.
 
   Bars reach to the 95th percentile; dominated widths are crosses, off the line.
-  """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(6.5, 4.2), dpi=150, layout='constrained')
-  FigureCanvasAgg(figure)
+  Args:
+    table: from `slimjax.runtime.measure`.
+    path: the file, with the suffix .png.
+    title: name of the network.
+  """
+  figure = plots.figure((6.5, 4.2))
   axes = figure.add_subplot()
   measured = all(row.error is not None for row in table.rows)
   for index, batch_size in enumerate(table.batch_sizes):
@@ -101,7 +103,7 @@ def plot(table: Table, path: pathlib.Path, title: str) -> None:
         elinewidth=0.8,
       )
       axes.annotate(
-        _name(row.width),
+        label(row.width),
         (row.p50_ms, height),
         xytext=(4, 5),
         textcoords='offset points',
@@ -117,7 +119,4 @@ def plot(table: Table, path: pathlib.Path, title: str) -> None:
   axes.margins(x=0.1)
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
-  draft = path.with_name(path.name + '.draft')
-  with draft.open('wb') as file:
-    figure.savefig(file, format='png')
-  draft.replace(path)
+  plots.save(figure, path)

@@ -21,11 +21,11 @@ from slimjax.data.dataset import Dataset
 from slimjax.layers import ConvNorm
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.layers import take_active
-from slimjax.models.common import SlimNet
-from slimjax.variables import extract
-from slimjax.variables import PRIVATE
-from slimjax.variables import select
-from slimjax.variables import Variables
+from slimjax.models.net import SlimNet
+from slimjax.variables.format import extract
+from slimjax.variables.format import PRIVATE
+from slimjax.variables.format import select
+from slimjax.variables.format import Variables
 from slimjax.widths import Width
 
 # Of every norm, in the order of the paper's figure 4.

@@ -1,0 +1,1 @@
+"""The configurations by name: `--config=digits`, `slimjax.configs.digits`."""

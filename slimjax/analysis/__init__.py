@@ -1,0 +1,1 @@
+"""What runs and networks show: published tables, comparisons, features."""

@@ -1,0 +1,1 @@
+"""Layers that run at any number of leading channels; see `slimjax.layers`."""

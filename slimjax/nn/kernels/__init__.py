@@ -1,0 +1,1 @@
+"""Kernels tuned for CPU, chosen where a program is lowered."""

@@ -1,0 +1,265 @@
+"""Which part of a parameter is active, and how a layer declares it.
+
+An axis of a parameter is one run of channels or several *segments*, one after
+another (the groups of a convolution, the parts of a concatenation). A width
+uses the leading channels of every segment. An axis with one segment needs no
+declaration; a layer whose axis has several boxes the initial value in
+`Declared`, which only initialisation sees.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+Segments = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """How the batch norm of a `ConvNorm` folds into its convolution.
+
+  Attributes:
+    conv: name of the convolution, beside the norm.
+    epsilon: of the norm.
+  """
+
+  conv: str
+  epsilon: float
+
+
+class Declared(struct.PyTreeNode, nn.meta.AxisMetadata):
+  """An initial value, and what its layer says of it.
+
+  Attributes:
+    value: the array, or its shape.
+    segments: the segments of every axis; None where every axis has one.
+    fold: set on the scale of a norm that folds into a convolution.
+  """
+
+  value: Any
+  segments: tuple[Segments, ...] | None = struct.field(
+    pytree_node=False, default=None
+  )
+  fold: Fold | None = struct.field(pytree_node=False, default=None)
+
+  def unbox(self) -> Any:
+    return self.value
+
+  def replace_boxed(self, val: Any) -> 'Declared':
+    return self.replace(value=val)
+
+  def add_axis(self, index: int, params: dict[Any, Any]) -> 'Declared':
+    raise ValueError('slimmable layers cannot be stacked by nn.scan or nn.vmap')
+
+  def remove_axis(self, index: int, params: dict[Any, Any]) -> 'Declared':
+    raise ValueError('slimmable layers cannot be stacked by nn.scan or nn.vmap')
+
+
+def declare(
+  init: Callable[..., Any],
+  *,
+  segments: Sequence[Segments] = (),
+  fold: Fold | None = None,
+) -> Callable[..., Any]:
+  """Returns an initialiser whose value carries a declaration.
+
+  Args:
+    init: the plain initialiser.
+    segments: of every axis; an axis of one segment needs none.
+    fold: see `Fold`.
+  """
+  several = any(len(axis) > 1 for axis in segments)
+  if not several and fold is None:
+    return init
+
+  def declared(*args, **kwargs):
+    return Declared(
+      init(*args, **kwargs), tuple(segments) if several else None, fold
+    )
+
+  return declared
+
+
+def slim_param(
+  module: nn.Module,
+  name: str,
+  init: nn.initializers.Initializer,
+  shape: Sequence[int],
+  segments: Sequence[Segments] = (),
+) -> jax.Array:
+  """Returns a parameter of `module`, whatever its size.
+
+  `nn.Module.param` would refuse an array that has not the initialiser's shape;
+  a layer that slices takes parameters that are wider than its call.
+
+  Args:
+    module: the layer, inside its compact method.
+    name: of the parameter.
+    init: draws the initial value.
+    shape: of the initial value.
+    segments: of every axis, where one has several.
+  """
+  if module.has_variable('params', name):
+    return nn.meta.unbox(module.get_variable('params', name))
+  return module.param(
+    name, declare(init, segments=segments), tuple(shape), jnp.float32
+  )
+
+
+def equal_segments(channels: int, count: int) -> Segments:
+  """Returns `count` equal segments that are `channels` together."""
+  return (channels // count,) * count
+
+
+def take(
+  array: jax.Array, axis: int, full: Segments, used: Segments
+) -> jax.Array:
+  """Returns the leading channels of every segment of an axis.
+
+  Args:
+    array: has `sum(full)` channels along `axis`.
+    axis: from 0, or negative.
+    full: segments of the array.
+    used: channels to take of each.
+  """
+  if full == used:
+    return array
+  axis %= array.ndim
+  parts, start = [], 0
+  for size, count in zip(full, used, strict=True):
+    parts.append(lax.slice_in_dim(array, start, start + count, axis=axis))
+    start += size
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
+
+
+def take_active(
+  array: jax.Array, axis: int, count: int, groups: int = 1
+) -> jax.Array:
+  """Returns the leading `count / groups` channels of each of equal groups.
+
+  With one group these are the leading `count` channels of `axis`.
+  """
+  full = array.shape[axis]
+  return take(
+    array, axis, equal_segments(full, groups), equal_segments(count, groups)
+  )
+
+
+def put_active(
+  array: jax.Array, values: jax.Array, groups: int = 1
+) -> jax.Array:
+  """Returns `array` [c] with its active channels replaced; see `take_active`."""
+  if values.shape == array.shape:
+    return values
+  split = array.reshape(groups, -1)
+  return lax.dynamic_update_slice(
+    split, values.reshape(groups, -1).astype(array.dtype), (0, 0)
+  ).reshape(array.shape)
+
+
+def path_of(module: nn.Module) -> str:
+  """Returns the path of a bound module, or the name of its class at the top."""
+  return '/'.join(module.path) or type(module).__name__
+
+
+def check_count(
+  module: nn.Module, what: str, count: int, full: int, blocks: int = 1
+) -> None:
+  """Raises ValueError unless `count` of `full` channels can be active.
+
+  Args:
+    module: the layer, for the message.
+    what: 'input', 'output' or the like.
+    count: active channels.
+    full: channels of the parameter.
+    blocks: groups that both must divide into.
+  """
+  if not 0 < count <= full:
+    raise ValueError(
+      f'{path_of(module)}: {count} active {what} channels, but it has 1 to'
+      f' {full}'
+    )
+  if count % blocks or full % blocks:
+    raise ValueError(
+      f'{path_of(module)}: {count} of {full} {what} channels do not divide into'
+      f' {blocks} groups'
+    )
+
+
+def join_parts(
+  module: nn.Module,
+  inputs: jax.Array | Sequence[jax.Array],
+  in_features: int | Sequence[int] | None,
+) -> tuple[jax.Array, Segments, Segments]:
+  """Returns the joined input, and its segments at full width and active.
+
+  Args:
+    module: the layer, for messages.
+    inputs: an array [..., c], or several to be joined along the channels.
+    in_features: channels at full width, of each of several parts; None if the
+      input is as wide as the parameters are to be.
+
+  Raises:
+    ValueError: the parts do not fit `in_features`.
+  """
+  parts = (
+    [inputs] if hasattr(inputs, 'shape') else [jnp.asarray(x) for x in inputs]
+  )
+  used = tuple(part.shape[-1] for part in parts)
+  if in_features is None:
+    full = used
+  else:
+    full = (
+      (in_features,) if isinstance(in_features, int) else tuple(in_features)
+    )
+  if len(full) != len(used):
+    raise ValueError(
+      f'{path_of(module)}: {len(used)} inputs come in, but in_features has'
+      f' {len(full)} numbers: {full}'
+    )
+  joined = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+  return joined, full, used
+
+
+def take_inputs(
+  module: nn.Module,
+  kernel: jax.Array,
+  axis: int,
+  full: Segments,
+  used: Segments,
+) -> jax.Array:
+  """Returns the rows of a kernel that the active input channels meet.
+
+  Args:
+    module: the layer, for messages.
+    kernel: as wide as the input, or wider.
+    axis: of the input channels.
+    full: segments at full width, as `join_parts` returns them.
+    used: active segments.
+
+  Raises:
+    ValueError: the input is wider than the kernel, or comes in several parts
+      that are thinner than the kernel, whose full sizes nobody has said.
+  """
+  rows = kernel.shape[axis]
+  if rows == sum(used):
+    return kernel
+  if len(used) == 1:
+    check_count(module, 'input', used[0], rows)
+    return take(kernel, axis, (rows,), used)
+  if sum(full) != rows:
+    raise ValueError(
+      f'{path_of(module)}: parts of {used} channels come in, but the kernel has'
+      f' {rows} rows; give in_features, the channels of every part at full'
+      ' width'
+    )
+  for count, most in zip(used, full, strict=True):
+    check_count(module, 'input', count, most)
+  return take(kernel, axis, full, used)

@@ -1,0 +1,42 @@
+"""Makes figures and saves them; matplotlib is imported when one is made."""
+
+import io
+from typing import Any
+from typing import TYPE_CHECKING
+
+from etils import epath
+import numpy as np
+
+from slimjax import files
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+
+def figure(size: tuple[float, float], dpi: int = 150) -> 'Figure':
+  """Returns an empty figure that needs no display.
+
+  Args:
+    size: width and height in inches.
+    dpi: pixels per inch.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  made = Figure(figsize=size, dpi=dpi, layout='constrained')
+  FigureCanvasAgg(made)
+  return made
+
+
+def save(figure: 'Figure', path: epath.PathLike) -> None:
+  """Saves a figure as PNG, whole or not at all; see `files.write_bytes`."""
+  png = io.BytesIO()
+  figure.savefig(png, format='png')
+  files.write_bytes(path, png.getvalue())
+
+
+def colors(count: int) -> Any:
+  """Returns RGBA colours from dark to light, [count, 4]."""
+  import matplotlib
+
+  return matplotlib.colormaps['viridis'](np.linspace(0.0, 0.85, count))

@@ -1,0 +1,13 @@
+"""What networks are trained for; a task of a user's own is one class."""
+
+from collections.abc import Callable
+
+from slimjax.tasks.base import Metric
+from slimjax.tasks.base import Task
+from slimjax.tasks.classification import Classification
+
+# By the name that a configuration gives them; their attributes are the section
+# `loss`.
+TASKS: dict[str, Callable[..., Task]] = {'classification': Classification}
+
+__all__ = ['TASKS', 'Classification', 'Metric', 'Task']

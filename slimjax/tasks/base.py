@@ -1,0 +1,141 @@
+"""What a task is: what a network is trained for, and how well it does.
+
+A task is one frozen (hashable) object of pure functions. The loop, the step,
+the evaluator and the export know nothing else of what a network is for. Its
+`forward` argument is the network at one width: `forward(*inputs)` gives the
+outputs, in training or in evaluation mode as its caller has it.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from slimjax.data.batches import Batch
+from slimjax.data.dataset import Dataset
+from slimjax.models.net import SlimNet
+
+Forward = Callable[..., Any]
+# A sum over examples, and their number.
+SumCount = tuple[jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """A number of the scores that is shown.
+
+  Attributes:
+    name: its key in the scores.
+    title: for tables and axes.
+    unit: for tables and axes, such as '%'.
+    direction: 'min' if less is better, 'max' if more is.
+  """
+
+  name: str
+  title: str
+  unit: str = ''
+  direction: str = 'min'
+
+  def __post_init__(self):
+    if self.direction not in ('min', 'max'):
+      raise ValueError(
+        f"direction of {self.name} must be 'min' or 'max', got"
+        f' {self.direction!r}'
+      )
+
+  def error(self, value: float) -> float:
+    """Returns what is minimised: the value, or its negative."""
+    return value if self.direction == 'min' else -value
+
+  @property
+  def axis(self) -> str:
+    """Title and unit, as on an axis."""
+    return f'{self.title}, {self.unit}' if self.unit else self.title
+
+  def text(self, value: float) -> str:
+    """Returns a value as it stands in a table."""
+    return f'{value:.2f} {self.unit}'.rstrip()
+
+
+class Task(Protocol):
+  """What the programs ask of a task.
+
+  Attributes:
+    metrics: the scores that tables show; the first is the headline, by which
+      the best checkpoint and the best width are chosen.
+  """
+
+  metrics: tuple[Metric, ...]
+
+  def check(self, model: SlimNet, dataset: Dataset) -> None:
+    """Raises ValueError if the network does not fit the data."""
+
+  def example(self, dataset: Dataset) -> Batch:
+    """Returns the shapes of one preprocessed example, as a batch of one."""
+
+  def loss(
+    self, forward: Forward, batch: Batch, key: jax.Array, teacher: Any
+  ) -> tuple[jax.Array, Any, Mapping[str, SumCount]]:
+    """Returns the loss of a training batch at one width.
+
+    Args:
+      forward: the network at this width, in training mode; called once.
+      batch: this device's examples, augmented.
+      key: of (seed, step, width, device), for what is drawn at random.
+      teacher: what the wider one of this step taught; None at the widest.
+
+    Returns:
+      Losses [b], or their mean [], to be minimised; what the next width is
+      taught, a tree of arrays without gradient, or None; and metrics as (sum
+      over examples, number of examples), among them 'loss'.
+    """
+
+  def summarise(self, metrics: Mapping[str, SumCount]) -> dict[str, float]:
+    """Returns what a line of the training log says of summed metrics."""
+
+  def predict(self, forward: Forward, batch: Batch) -> Any:
+    """Returns what is served: an array or a tree of arrays, examples first."""
+
+  def measure(self, forward: Forward, batch: Batch) -> Any:
+    """Returns a tree of arrays that scores are made from, of one batch.
+
+    Args:
+      forward: the network at this width, in evaluation mode.
+      batch: preprocessed, over all devices; `mask` is False for examples that
+        only fill it up.
+    """
+
+  def accumulate(self, total: Any, measured: Any) -> Any:
+    """Returns the total with one more batch's arrays, on the host.
+
+    Args:
+      total: of the batches before; None at the first.
+      measured: from `measure`, as numpy arrays.
+    """
+
+  def score(self, total: Any) -> dict[str, float]:
+    """Returns the scores of all batches, with 'examples', their number."""
+
+
+def add_sums(total: Any, measured: Any) -> Any:
+  """Returns the sums of two trees in float64, so that counts stay exact."""
+  measured = jax.tree.map(lambda x: np.asarray(x, np.float64), measured)
+  return measured if total is None else jax.tree.map(np.add, total, measured)
+
+
+def means(metrics: Mapping[str, SumCount]) -> dict[str, float]:
+  """Returns sum / count of each metric.
+
+  Raises:
+    ValueError: nothing was counted.
+  """
+  if any(not float(count) for _, count in metrics.values()):
+    raise ValueError(
+      'no example was scored: the split is empty, or none of its examples could'
+      ' be read'
+    )
+  return {name: float(s) / float(c) for name, (s, c) in metrics.items()}

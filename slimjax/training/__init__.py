@@ -1,0 +1,1 @@
+"""Training and evaluation at several widths, on any number of devices."""

@@ -1,0 +1,128 @@
+"""Scores a split at several widths."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from slimjax.data.batches import Corrupt
+from slimjax.data.batches import Share
+from slimjax.data.dataset import Dataset
+from slimjax.data.prefetch import Prefetched
+from slimjax.models.net import SlimNet
+from slimjax.tasks.base import Task
+from slimjax.training import processes
+from slimjax.training.compiling import compile_all
+from slimjax.training.compiling import quiet
+from slimjax.training.steps import make_eval_step
+from slimjax.training.steps import shard
+from slimjax.variables import extract
+from slimjax.variables import Variables
+from slimjax.variables.slicing import narrow
+from slimjax.widths import label
+from slimjax.widths import Width
+
+
+class Evaluator:
+  """Scores every example of a split once, at each of some widths.
+
+  The weights of a width are taken out of the shared ones first: its compiled
+  function takes no slices. It is compiled once and called as often as wanted.
+  """
+
+  def __init__(
+    self,
+    model: SlimNet,
+    task: Task,
+    mesh: jax.sharding.Mesh,
+    dataset: Dataset,
+    *,
+    widths: Sequence[Width],
+    batch_size: int,
+    split: str = 'test',
+    say: Callable[[str], None] = quiet,
+  ):
+    """
+    Args:
+      model: the slimmable network.
+      task: says what is measured, and how it is scored.
+      mesh: of the devices to use.
+      dataset: whose split is scored.
+      widths: to evaluate.
+      batch_size: any; rounded up to a multiple of the devices.
+      split: of the data set.
+      say: told what is compiled.
+    """
+    self._model = model
+    self._task = task
+    self._mesh = mesh
+    self._dataset = dataset
+    self._split = split
+    self._say = say
+    self._batch_size = -(-batch_size // mesh.size) * mesh.size
+    self._steps: dict[Width, Any] = {
+      width: make_eval_step(
+        narrow(model, width), task, mesh, dataset.preprocess
+      )
+      for width in widths
+    }
+    self._compiled = False
+
+  def __call__(self, variables: Variables) -> dict[Width, dict[str, float]]:
+    """Returns the task's scores of each width.
+
+    Every example is read once for all widths; nothing is waited for until all
+    are on their way. What cannot be decoded is not among the examples.
+    """
+    weights = {
+      width: extract(self._model, variables, width=width)[1]
+      for width in self._steps
+    }
+    totals: dict[Width, Any] = dict.fromkeys(self._steps)
+    pending: list[dict[Width, Any]] = []
+
+    def add(measured: dict[Width, Any]) -> None:
+      for width, arrays in measured.items():
+        arrays = jax.tree.map(np.asarray, arrays)
+        totals[width] = self._task.accumulate(totals[width], arrays)
+
+    corrupt = Corrupt(self._dataset.max_corrupt)
+    with Prefetched(
+      self._dataset.eval_batches(
+        self._split,
+        self._batch_size,
+        share=Share(jax.process_index(), jax.process_count()),
+        corrupt=corrupt,
+      ),
+      functools.partial(shard, mesh=self._mesh),
+    ) as batches:
+      for batch in batches:
+        self._compile(weights, batch)
+        pending.append(
+          {w: step(weights[w], batch) for w, step in self._steps.items()}
+        )
+        if len(pending) > processes.run_ahead():
+          add(pending.pop(0))
+    for measured in pending:
+      add(measured)
+    corrupt.check(processes.gather)
+    return {w: self._task.score(total) for w, total in totals.items()}
+
+  def _compile(self, weights, batch) -> None:
+    """Compiles all widths side by side, in threads, the first time."""
+    if self._compiled:
+      return
+    programs = compile_all(
+      {
+        f'the evaluation of {label(w)}': functools.partial(
+          step.lower, weights[w], batch
+        )
+        for w, step in self._steps.items()
+      },
+      self._say,
+    )
+    self._steps = dict(zip(self._steps, programs.values(), strict=True))
+    self._compiled = True

@@ -1,0 +1,208 @@
+"""What a run writes down: metrics.jsonl, TensorBoard events, the averages."""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import math
+from typing import Any
+
+from etils import epath
+import jax
+
+from slimjax import files
+from slimjax.tasks.base import Task
+from slimjax.training import processes
+from slimjax.widths import label
+from slimjax.widths import switch_name
+from slimjax.widths import Width
+
+METRICS = 'metrics.jsonl'
+
+
+class MetricsWriter:
+  """Appends to WORKDIR/metrics.jsonl and to TensorBoard events.
+
+  One JSON object per line: split, step, epoch, width, loss and what else the
+  task says (top1_error and top5_error in percent), and for training also
+  learning_rate, gradient_norm, images_per_second, step_ms and input_wait, the
+  share of time (percent) that the loop waited for images.
+  """
+
+  def __init__(
+    self,
+    workdir: epath.Path,
+    *,
+    first_step: int,
+    enabled: bool = True,
+    on_metrics: Callable[[dict[str, Any]], Any] | None = None,
+  ):
+    """Keeps what was written up to `first_step`, where the run resumes.
+
+    Args:
+      workdir: of the run.
+      first_step: optimiser steps done before.
+      enabled: whether this process writes; of several processes, one does.
+      on_metrics: called with every record that is written.
+    """
+    self._enabled = enabled
+    self._on_metrics = on_metrics
+    if not enabled:
+      return
+    from tensorboardX import SummaryWriter
+
+    path = workdir / METRICS
+    kept = [r for r in read_metrics(workdir) if r['step'] <= first_step]
+    files.write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
+    self._file = path.open('a')
+    self._events = SummaryWriter(
+      str(workdir / 'tensorboard'),
+      purge_step=first_step + 1,
+      write_to_disk=True,
+    )
+
+  def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes and flushes the records; `width` is a float or a tuple."""
+    if not self._enabled:
+      return
+    for record in records:
+      self._file.write(json.dumps(record) + '\n')
+      switch = switch_name(record['width'])
+      for name, value in record.items():
+        if name not in ('split', 'step', 'width'):
+          self._events.add_scalar(
+            f'{record["split"]}/{name}/{switch}', value, record['step']
+          )
+    self._file.flush()
+    self._events.flush()
+    if self._on_metrics is not None:
+      for record in records:
+        self._on_metrics(dict(record))
+
+  def __enter__(self) -> 'MetricsWriter':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    if self._enabled:
+      self._file.close()
+      self._events.close()
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+  """Returns the records of a run, without a last line that a kill cut short."""
+  path = workdir / METRICS
+  if not path.exists():
+    return []
+  records = []
+  for line in path.read_text().splitlines(keepends=True):
+    if line.endswith('\n'):
+      records.append(json.loads(line))
+  return records
+
+
+class NonFiniteError(RuntimeError):
+  """A loss or a gradient is infinite or not a number."""
+
+
+class TrainLog:
+  """Training metrics since the last line of the log.
+
+  They are read some steps late (`processes.run_ahead`), when the device is done
+  with them, so that the loop does not wait. The sums survive in a checkpoint's
+  position.
+  """
+
+  def __init__(
+    self,
+    task: Task,
+    widths: Mapping[str, Width],
+    *,
+    record: Callable[[int], dict[str, Any] | None],
+    last_good: Callable[[], int | None],
+    state: Mapping[str, Any] | None = None,
+  ):
+    """
+    Args:
+      task: says what a line says.
+      widths: {switch: width}, thinnest first.
+      record: step -> what a line of that step says of time, or None where no
+        line is due.
+      last_good: waits for the last checkpoint, and returns its step.
+      state: of a run that resumes; see `state`.
+    """
+    self._task = task
+    self._widths = dict(widths)
+    self._record = record
+    self._last_good = last_good
+    self._sums = {s: dict(m) for s, m in (state or {}).items()}
+    self._pending: collections.deque[tuple[int, Any]] = collections.deque()
+
+  def add(self, step: int, metrics: Any) -> list[dict[str, Any]]:
+    """Takes the metrics of a step, and returns the lines that are due.
+
+    Raises:
+      NonFiniteError: an earlier step's are not finite.
+    """
+    for array in jax.tree.leaves(metrics):
+      array.copy_to_host_async()
+    self._pending.append((step, metrics))
+    return self.read(leave=processes.run_ahead())
+
+  def read(self, *, leave: int = 0) -> list[dict[str, Any]]:
+    """Waits for all steps but the last few, and returns the lines that are due."""
+    lines: list[dict[str, Any]] = []
+    while len(self._pending) > leave:
+      step, metrics = self._pending.popleft()
+      lines += self._read(step, jax.tree.map(float, metrics))
+    return lines
+
+  def state(self) -> dict[str, Any]:
+    """Returns the sums of the steps read, as JSON."""
+    return {switch: dict(sums) for switch, sums in self._sums.items()}
+
+  def _read(self, step: int, metrics: Any) -> list[dict[str, Any]]:
+    self._check(step, metrics)
+    for switch, sums in metrics['widths'].items():
+      total = self._sums.setdefault(switch, {})
+      for name, (value, count) in sums.items():
+        old = total.get(name, (0.0, 0.0))
+        total[name] = (old[0] + value, old[1] + count)
+    record = self._record(step)
+    if record is None:
+      return []
+    lines = [
+      {
+        'split': 'train',
+        'step': step,
+        'width': width,
+        **self._task.summarise(self._sums[switch]),
+        'learning_rate': metrics['learning_rate'],
+        'gradient_norm': metrics['gradient_norm'],
+        **record,
+      }
+      for switch, width in self._widths.items()
+      if switch in self._sums
+    ]
+    self._sums = {}
+    return lines
+
+  def _check(self, step: int, metrics: Any) -> None:
+    bad = [
+      f'the loss of width {label(self._widths[switch])} is {sums["loss"][0]}'
+      for switch, sums in metrics['widths'].items()
+      if not math.isfinite(sums['loss'][0])
+    ]
+    if not bad and not math.isfinite(metrics['gradient_norm']):
+      bad = [f'the gradient norm is {metrics["gradient_norm"]}']
+    if bad:
+      raise NonFiniteError(
+        f'step {step}: {", ".join(bad)}; the last good checkpoint is of step'
+        f' {self._last_good()}. Lower the learning rate, or clip the gradient'
+        ' (config.optimizer.clip_norm)'
+      )
+
+

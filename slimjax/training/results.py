@@ -1,0 +1,119 @@
+"""What a run ends with: results.json, a table and a plot."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+import rich.console
+import rich.table
+
+from slimjax import files
+from slimjax import plots
+from slimjax.models.net import Size
+from slimjax.models.net import SlimNet
+from slimjax.tasks.base import Metric
+from slimjax.tasks.base import Task
+from slimjax.variables.profile import Profile
+from slimjax.variables.profile import profile_model
+from slimjax.widths import label
+from slimjax.widths import Width
+
+RESULTS = 'results.json'
+Scores = Mapping[Width, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A width in the table at the end of a run.
+
+  Attributes:
+    width: a float, or the channels of every layer.
+    profile: what it costs.
+    scores: by the names of the task's metrics.
+    examples: that were scored.
+  """
+
+  width: Width
+  profile: Profile
+  scores: Mapping[str, float]
+  examples: int
+
+
+def results_of(
+  model: SlimNet, task: Task, scores: Scores, image_size: Size
+) -> list[Result]:
+  """Returns the table of some scores, thinnest width first."""
+  return [
+    Result(
+      width=width,
+      profile=profile_model(model, width=width, image_size=image_size),
+      scores={metric.name: of_width[metric.name] for metric in task.metrics},
+      examples=int(of_width['examples']),
+    )
+    for width, of_width in scores.items()
+  ]
+
+
+def write_results(results: Sequence[Result], workdir: epath.Path) -> None:
+  """Writes WORKDIR/results.json: the table at the end."""
+  records: list[dict[str, Any]] = [
+    {
+      'width': result.width,
+      **result.scores,
+      'examples': result.examples,
+      'macs': result.profile.macs,
+      'params': result.profile.params,
+    }
+    for result in results
+  ]
+  files.write_json(workdir / RESULTS, records)
+
+
+def print_results(
+  results: Sequence[Result], metrics: Sequence[Metric], title: str
+) -> None:
+  """Prints one line per width: scores, MACs, parameters."""
+  table = rich.table.Table(title=title)
+  names = [metric.title for metric in metrics]
+  for name in ('width', *names, 'MACs', 'parameters'):
+    table.add_column(name, justify='right')
+  for result in results:
+    table.add_row(
+      label(result.width),
+      *(metric.text(result.scores[metric.name]) for metric in metrics),
+      f'{result.profile.macs / 1e6:.2f} M',
+      f'{result.profile.params / 1e6:.3f} M',
+    )
+  rich.console.Console().print(table)
+
+
+def plot_results(
+  results: Sequence[Result],
+  headline: Metric,
+  path: epath.Path,
+  title: str,
+) -> None:
+  """Saves the headline metric against MACs, one point per width, as PNG."""
+  results = sorted(results, key=lambda result: result.profile.macs)
+  macs = [result.profile.macs / 1e6 for result in results]
+  values = [result.scores[headline.name] for result in results]
+  figure = plots.figure((6, 4))
+  axes = figure.add_subplot()
+  axes.plot(macs, values, marker='o', color='#1f5fa8')
+  for result, x, y in zip(results, macs, values, strict=True):
+    axes.annotate(
+      f'{label(result.width)}x',
+      (x, y),
+      xytext=(6, 6),
+      textcoords='offset points',
+    )
+  axes.set(
+    xlabel='million multiply-accumulates', ylabel=headline.axis, title=title
+  )
+  if min(values) >= 0:
+    axes.set_ylim(0, max(values) * 1.25 + 0.1)
+  axes.margins(x=0.12)
+  axes.grid(alpha=0.3)
+  plots.save(figure, path)

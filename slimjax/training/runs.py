@@ -1,0 +1,133 @@
+"""What a configuration names, built; and finished or stopped runs, loaded."""
+
+from collections.abc import Mapping
+import inspect
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from slimjax import configuration
+from slimjax.data import create_dataset
+from slimjax.data import DATASETS
+from slimjax.models import create_model
+from slimjax.models import MODELS
+from slimjax.models.net import SlimNet
+from slimjax.naming import resolve
+from slimjax.tasks import Task
+from slimjax.tasks import TASKS
+from slimjax.training.checkpoint import Checkpoints
+from slimjax.training.optim import create_schedule
+from slimjax.training.optim import sgd
+from slimjax.training.plans import PLANS
+from slimjax.training.plans import WidthPlan
+from slimjax.variables import Variables
+from slimjax.variables.torch_names import load_torch
+
+CONFIG = 'config.json'
+
+
+def build_model(run: configuration.Run) -> SlimNet:
+  """Returns the network of a run."""
+  return configuration.call(create_model, 'config.model', run.model)
+
+
+def build_dataset(run: configuration.Run) -> Any:
+  """Returns the data set of a run."""
+  return create_dataset(run.data)
+
+
+def build_task(run: configuration.Run) -> Task:
+  """Returns the task of a run."""
+  options = dict(run.task)
+  make = resolve(options.pop('name'), TASKS, 'config.task.name')
+  return configuration.call(make, 'config.loss', {**options, **run.loss})
+
+
+def build_plan(run: configuration.Run, model: SlimNet) -> WidthPlan:
+  """Returns the width plan of a run."""
+  options = dict(run.plan)
+  make = resolve(options.pop('name'), PLANS, 'config.plan.name')
+  return configuration.call(
+    make, 'config.plan', options, widths=model.ordered_widths[::-1]
+  )
+
+
+def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what the keys that a configuration leaves out stand for.
+
+  Args:
+    config: as JSON has it.
+
+  Returns:
+    {'config.section.key': value}.
+  """
+  run = configuration.parse(config)
+  makers = {
+    'model': resolve(run.model['name'], MODELS, 'config.model.name'),
+    'data': DATASETS.get(run.data.get('name'), DATASETS['']),
+    'loss': resolve(run.task['name'], TASKS, 'config.task.name'),
+    'plan': resolve(run.plan['name'], PLANS, 'config.plan.name'),
+    'schedule': create_schedule,
+    'optimizer': sgd,
+  }
+  found = {'config.task': dict(run.task), 'config.plan': dict(run.plan)}
+  for section, make in makers.items():
+    for name, parameter in inspect.signature(make).parameters.items():
+      value = parameter.default
+      if value is None or isinstance(value, (bool, int, float, str, tuple)):
+        found[f'config.{section}.{name}'] = value
+  return found
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+  """Returns a run's configuration as JSON, or None if there is none."""
+  path = workdir / CONFIG
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def load_run(
+  workdir: epath.PathLike, *, best: bool = False
+) -> tuple[configuration.Run, SlimNet, Variables, int]:
+  """Returns configuration, model, variables and step of a run's checkpoint.
+
+  Args:
+    workdir: of `slimjax.train`.
+    best: whether to take the checkpoint with the least validation error; by
+      default the latest.
+
+  Raises:
+    FileNotFoundError: there is no run, or it has no whole checkpoint yet.
+  """
+  workdir = epath.Path(workdir)
+  config = read_config(workdir)
+  if config is None:
+    raise FileNotFoundError(
+      f'{workdir} holds no run (no {CONFIG}); train one with'
+      f' python -m slimjax.train --config=... --workdir={workdir}'
+    )
+  run = configuration.parse(config)
+  model = build_model(run)
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    step = checkpoints.best if best else checkpoints.latest
+    if step is None:
+      raise FileNotFoundError(f'{workdir} has no whole checkpoint yet')
+    variables = checkpoints.restore_variables(step)
+  return run, model, variables, step
+
+
+def load_published(
+  config: Mapping[str, Any], checkpoint: epath.PathLike
+) -> tuple[configuration.Run, SlimNet, Variables]:
+  """Returns configuration, model, and the variables of an authors' checkpoint.
+
+  Args:
+    config: says the network and the data; how it is trained is not read.
+    checkpoint: see `slimjax.load_torch`.
+  """
+  run = configuration.parse(config)
+  model = build_model(run)
+  if not epath.Path(checkpoint).exists():
+    raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
+  return run, model, load_torch(model, os.fspath(checkpoint))

@@ -1,0 +1,177 @@
+"""Multiply-accumulates and parameters of a network at each width."""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from slimjax.models import MODELS
+from slimjax.models.net import pair
+from slimjax.models.net import Size
+from slimjax.models.net import SlimNet
+from slimjax.variables.format import init
+from slimjax.variables.format import resized
+from slimjax.variables.format import used_parameters
+from slimjax.variables.slicing import describe
+from slimjax.variables.slicing import narrow
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """The cost of one width.
+
+  Attributes:
+    macs: multiply-accumulates of convolutions and matrix products for one
+      example: layers, per position or token, and products of activations such
+      as those of attention.
+    params: parameters this width uses, `conv_fc_params + bn_params`.
+    conv_fc_params: those of the collection `params`: convolutions, fully
+      connected layers and the like.
+    bn_params: scales and biases of norms.
+  """
+
+  macs: int
+  params: int
+  conv_fc_params: int
+  bn_params: int
+
+
+def profile_model(
+  model: SlimNet, *, width: Width, image_size: Size | None = None
+) -> Profile:
+  """Counts by shape evaluation; nothing is computed or allocated.
+
+  Args:
+    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    width: any width that fits into its parameters.
+    image_size: pixels, or (height, width); by default that of
+      `model.example()`.
+  """
+  width = canonical(width)
+  model.channels(width)
+  size = None if image_size is None else pair(image_size)
+  return _profile(model, width, size)
+
+
+@functools.lru_cache(maxsize=256)  # it is asked for again and again
+def _profile(model, width, image_size):
+  used = used_parameters(model, width)
+  conv_fc, bn = used['params'], used['norm']
+  return Profile(
+    macs=_count_macs(narrow(model, width), image_size),
+    params=conv_fc + bn,
+    conv_fc_params=conv_fc,
+    bn_params=bn,
+  )
+
+
+def _count_macs(small: SlimNet, image_size: tuple[int, int] | None) -> int:
+  (width,) = small.widths
+  inputs = small.example()
+  if image_size is not None:
+    inputs = tuple(resized(x, image_size) for x in inputs)
+  variables: dict[str, Any] = {}
+  for (collection, *path), leaf in describe(small, width).items():
+    node = variables.setdefault(collection, {})
+    for name in path[:-1]:
+      node = node.setdefault(name, {})
+    node[path[-1]] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  forward = functools.partial(small.apply, width=width)
+  return count_macs(jax.make_jaxpr(forward)(variables, *inputs).jaxpr)
+
+
+def count_macs(jaxpr: core.Jaxpr) -> int:
+  """Returns the multiply-accumulates of a traced program's products.
+
+  Of formulations by platform those count that are no platform's own: the
+  definitions. Loops count each turn, other branches the dearest.
+  """
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == 'conv_general_dilated':
+      total += _conv_macs(equation)
+    elif name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      left = equation.invars[0].aval.shape
+      total += math.prod(equation.outvars[0].aval.shape) * math.prod(
+        left[axis] for axis in contracted
+      )
+    elif name == 'cond':
+      counts = [count_macs(branch.jaxpr) for branch in params['branches']]
+      platforms = params.get('branches_platforms')
+      if platforms is None:
+        total += max(counts)
+      else:
+        total += counts[platforms.index(None)]
+    elif name == 'scan':
+      total += params['length'] * count_macs(params['jaxpr'].jaxpr)
+    else:
+      inner = params.get('jaxpr', params.get('call_jaxpr'))
+      if inner is not None:
+        total += count_macs(getattr(inner, 'jaxpr', inner))
+  return total
+
+
+def _conv_macs(equation) -> int:
+  kernel = equation.invars[1].aval.shape
+  numbers = equation.params['dimension_numbers']
+  outputs = math.prod(equation.outvars[0].aval.shape)
+  # One output channel's share of the kernel: window x input channels.
+  window = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+  # Zeros between the pixels of a transposed convolution are not multiplied.
+  return outputs * window // math.prod(equation.params['lhs_dilation'])
+
+
+@functools.lru_cache(maxsize=64)
+def count_parameters(model: SlimNet) -> int:
+  """Returns the trained parameters: the shared, and each switch's norms."""
+  shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+  return sum(
+    math.prod(leaf.shape)
+    for name in ('params', 'norm')
+    for leaf in jax.tree.leaves(shapes.get(name, {}))
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+  """What a model of `MODELS` costs on ImageNet.
+
+  Attributes:
+    name: for `slimjax.create_model`.
+    parameters: trained parameters, all widths together.
+    macs: {width: multiply-accumulates of an image}, thinnest first.
+  """
+
+  name: str
+  parameters: int
+  macs: Mapping[Width, int]
+
+
+def list_models() -> list[ModelCost]:
+  """Returns the models by name, with parameters, and MACs at their widths.
+
+  For 1000 classes, images of 224 x 224 and each family's default widths; by
+  shape evaluation, which takes some seconds.
+  """
+  costs = []
+  for name, make in MODELS.items():
+    model = make(num_classes=1000)
+    costs.append(
+      ModelCost(
+        name,
+        count_parameters(model),
+        {
+          width: profile_model(model, width=width, image_size=224).macs
+          for width in model.ordered_widths
+        },
+      )
+    )
+  return costs
