@@ -47,7 +47,7 @@ class PublishedRow:
 @functools.cache
 def tables() -> dict[str, Any]:
   """published.json."""
-  path = resources.files('slimjax') / 'published.json'
+  path = resources.files('slimjax.analysis') / 'published.json'
   return json.loads(path.read_text())
 
 

@@ -235,41 +235,36 @@ def _compare(
   """Returns the outputs at a width, and what differs from them."""
   at, lines = f'width {label(width)}', []
   small, weights = extract(model, variables, width=width)
-  own = select(weights, model.switch(width))
-  whole = _whole(model, select(variables, model.switch(width)), width)
-  outputs = None
-  for train in (True, False):
-    order: list[str] = []
-    run = functools.partial(_run, inputs=inputs, width=width, train=train)
-    extracted, problem = _attempt(
-      functools.partial(run, order=order), small, own
-    )
-    if problem:
-      return None, [f'{at}, train={train}: {problem}']
-    outputs, moved, layers = extracted
-    direct, problem = _attempt(run, model, whole)
-    if problem:  # a layer of Flax that takes one size only
-      continue
-    parts = cuts(model, width)
-    moved_whole = {
-      path: x if x.shape == parts[path].shape else parts[path].take(x)
-      for path, x in direct[1].items()
-    }
-    gap = _difference((direct[0], moved_whole), (outputs, moved))
-    if gap > tolerance:
-      differ = (
-        p for p in order if _difference(direct[2][p], layers[p]) > tolerance
-      )
-      lines.append(
-        f'{at}, train={train}: the extracted network differs from the whole one'
-        f' by {gap:.1e}, first in {next(differ, "the statistics")}; a width must'
-        ' use leading channels, and compute from its active counts alone, not'
-        ' from full_channels or widths'
-      )
   call = functools.partial(apply, width=width)
+  outputs, problem = _attempt(call, small, weights, *inputs)
+  if problem:
+    return None, [f'{at}: {problem}']
   gap = _difference(call(model, variables, *inputs), outputs)
   if gap > tolerance:
     lines.append(f'{at}: apply differs from the extracted network by {gap:.1e}')
+  switch = model.switch(width)
+  own = select(weights, switch)
+  whole = _whole(model, select(variables, switch), width)
+  for train in (False, True):
+    run = functools.partial(_run, inputs=inputs, width=width, train=train)
+    extracted = (outputs, {})
+    if train:
+      extracted, problem = _attempt(run, small, own)
+    if problem:
+      return None, [f'{at}, train=True: {problem}']
+    direct, problem = _attempt(run, model, whole)
+    if problem:  # a layer of Flax that takes parameters of one size only
+      continue
+    moved = _cut_like(extracted[1], direct[1], cuts(model, width))
+    gap = _difference((direct[0], moved), extracted)
+    if gap > tolerance:
+      layer = _first(run, (model, whole), (small, own), tolerance)
+      lines.append(
+        f'{at}, train={train}: {layer} of the extracted network differs from'
+        f' the whole one ({gap:.1e} in the end); a width must use leading'
+        ' channels, and compute from its active counts alone, never from'
+        ' full_channels or widths'
+      )
   if foldable(small):
     folded, problem = _attempt(
       lambda: call(*fold_batch_norm(small, weights), *inputs)
@@ -292,33 +287,64 @@ def _whole(model: SlimNet, selected, width: Width) -> dict[str, Any]:
   return {name: tree.get(name, {}) for name in selected}
 
 
-def _run(net: SlimNet, tree, *, inputs, width: Width, train: bool, order=None):
-  """Returns outputs, what has moved, and what every layer returns, by path."""
-  state = [name for name in tree if name not in TRAINED] if train else []
+def _cut_like(moved, whole, parts) -> dict[str, Any]:
+  """Returns of what moved in the whole network what the width uses."""
+  flat, wanted = map(traverse_util.flatten_dict, (whole, moved))
+  same = lambda path: (
+    path not in wanted or flat[path].shape == wanted[path].shape
+  )
+  return traverse_util.unflatten_dict(
+    {path: x if same(path) else parts[path].take(x) for path, x in flat.items()}
+  )
+
+
+def _run(net: SlimNet, tree, *, inputs, width: Width, train: bool, layers=None):
+  """Returns the outputs and what has moved.
+
+  With `layers`, a list, it gets the path of every layer in the order in which
+  they return, and their outputs are returned with what has moved.
+  """
+  options: dict[str, Any] = {'mutable': []}
+  if train:
+    state = [name for name in tree if name not in TRAINED]
+    options = {'mutable': state, 'train': True}
+  if layers is not None:
+    options['capture_intermediates'] = True
+    options['mutable'] = [*options['mutable'], _LAYERS]
 
   def watch(call, args, kwargs, context):
     result = call(*args, **kwargs)
-    if order is not None and context.module.path:
-      order.append('/'.join(context.module.path))
+    if layers is not None and context.module.path:
+      layers.append(context.module.path)
     return result
 
   def run(tree, *inputs):
     with nn.intercept_methods(watch):
-      return net.apply(
-        tree,
-        *inputs,
-        width=width,
-        **({'train': True} if train else {}),
-        mutable=[*state, _LAYERS],
-        capture_intermediates=True,
-        rngs={'dropout': jax.random.key(1)},
-      )
+      rngs = {'dropout': jax.random.key(1)}
+      return net.apply(tree, *inputs, width=width, rngs=rngs, **options)
 
-  outputs, moved = jax.jit(run)(tree, *inputs)
-  layers: dict[str, Any] = {}
-  for path, value in traverse_util.flatten_dict(moved.pop(_LAYERS)).items():
-    layers.setdefault('/'.join(path[:-1]), []).append(value)
-  return outputs, traverse_util.flatten_dict(moved), layers
+  # It is run once: on CPU it would take longer to compile well.
+  fast = {'xla_backend_optimization_level': 0}
+  on_cpu = jax.default_backend() == 'cpu'
+  return jax.jit(run, compiler_options=fast if on_cpu else None)(tree, *inputs)
+
+
+def _first(run, whole, extracted, tolerance: float) -> str:
+  """Returns the path of the first layer whose outputs differ."""
+  order: list[tuple[str, ...]] = []
+  results, _ = _attempt(
+    lambda: [run(*case, layers=order) for case in (whole, extracted)]
+  )
+  flat = [
+    traverse_util.flatten_dict(moved[_LAYERS]) for _, moved in results or ()
+  ]
+  for path in order if flat else ():
+    a, b = (
+      [x for key, x in one.items() if key[: len(path)] == path] for one in flat
+    )
+    if _difference(a, b) > tolerance:
+      return '/'.join(path)
+  return 'something'
 
 
 def _difference(found: Any, expected: Any) -> float:
