@@ -23,7 +23,7 @@ from slimjax.layers import SwitchableBatchNorm
 from slimjax.layers import take_active
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import extract
-from slimjax.variables.format import PRIVATE
+from slimjax.variables.format import private_collections
 from slimjax.variables.format import select
 from slimjax.variables.format import Variables
 from slimjax.widths import Width
@@ -110,7 +110,7 @@ def _norm_tree(model, variables) -> dict[str, jax.Array]:
   selected = select(variables, model.switch(model.widths[0]))
   return {
     path: array
-    for collection in PRIVATE
+    for collection in private_collections(variables)
     for path, array in traverse_util.flatten_dict(
       selected[collection], sep='/'
     ).items()

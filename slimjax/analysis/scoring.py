@@ -1,0 +1,109 @@
+"""Scores a run, or a published network, and prints the table."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app
+
+from slimjax import configuration
+from slimjax.analysis import published
+from slimjax.training import processes
+from slimjax.training.evaluator import Evaluator
+from slimjax.training.results import print_results
+from slimjax.training.results import Result
+from slimjax.training.results import results_of
+from slimjax.training.runs import build_dataset
+from slimjax.training.runs import build_task
+from slimjax.training.runs import load_published
+from slimjax.training.runs import load_run
+from slimjax.training.steps import data_mesh
+from slimjax.training.steps import replicate
+from slimjax.widths import Width
+
+_NAMED = ('latest', 'best')
+
+
+def evaluate(
+  *,
+  workdir: str | None = None,
+  config: Mapping[str, Any] | None = None,
+  checkpoint: str = 'latest',
+  widths: Sequence[Any] = (),
+  batch_size: int | None = None,
+  split: str = 'test',
+) -> list[Result]:
+  """Prints and returns the scores of a run or a published network.
+
+  Args:
+    workdir: of the run; or None.
+    config: of a published network; or None.
+    checkpoint: latest or best of a run; or the file of the network.
+    widths: numbers, channels or printed names; by default all.
+    batch_size: images in a batch; by default the run's.
+    split: of the data set.
+  """
+  check_choice(workdir, config, checkpoint)
+  if workdir is not None:
+    run, model, variables, step = load_run(workdir, best=checkpoint == 'best')
+    name = f'{workdir}, step {step}'
+  else:
+    run, model, variables = load_published(config or {}, checkpoint)
+    name = checkpoint
+  chosen = model.find_widths(widths)
+  dataset = processes.together(lambda: build_dataset(run))
+  if split not in dataset.splits:
+    raise app.UsageError(
+      f'--split={split}: the run has {", ".join(dataset.splits)}'
+    )
+  task, mesh = build_task(run), data_mesh()
+  evaluator = Evaluator(
+    model,
+    task,
+    mesh,
+    dataset,
+    widths=chosen,
+    batch_size=batch_size or run.eval_batch_size,
+    split=split,
+    say=print if processes.is_primary() else lambda text: None,
+  )
+  scores = evaluator(replicate(variables, mesh))
+  results = results_of(model, task, scores, dataset.image_size)
+  if processes.is_primary():
+    title = f'{name}: {results[0].examples} examples, each scored once'
+    print_results(results, task.metrics, title)
+    line = published_errors(run, chosen, split)
+    if line:
+      print(line)
+  return results
+
+
+def check_choice(workdir: str | None, config: Any, checkpoint: str) -> None:
+  """Raises app.UsageError unless a run or a published network is asked for."""
+  if (workdir is None) == (config is None):
+    raise app.UsageError(
+      'give --workdir of a run, or --config and --checkpoint of a published'
+      ' network'
+    )
+  if workdir is not None and checkpoint not in _NAMED:
+    raise app.UsageError(
+      f'--checkpoint={checkpoint}: a run has latest and best; to load a file'
+      ' give --config, not --workdir'
+    )
+  if config is not None and checkpoint in _NAMED:
+    raise app.UsageError('--config needs --checkpoint=FILE (.pt, .npz, ...)')
+
+
+def published_errors(
+  run: configuration.Run, widths: Sequence[Width], split: str
+) -> str | None:
+  """Returns a line to compare with, if these are the published data."""
+  row = published.find(run)
+  if row is None or split != 'test' or not published.same_data(row, run):
+    return None
+  errors = [
+    f'{row.errors[width]} % at {width}'
+    for width in widths
+    if width in row.errors
+  ]
+  return f'published: {row.title}, {", ".join(errors)} ({row.source})'
