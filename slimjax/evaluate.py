@@ -30,9 +30,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the training run.'
-  )
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the training run.')
   _CONFIG = cli.define_config(
     required=False, purpose='Configuration of a published network'
   )

@@ -12,13 +12,14 @@ from absl import logging
 from etils import epath
 import numpy as np
 
-from slimjax.data import create_dataset
-from slimjax.evaluate import load_run
-from slimjax.training.log import read_metrics
 from slimjax.runtime.bundle import Manifest
 from slimjax.runtime.writer import export
 from slimjax.runtime.writer import FORMATS
 from slimjax.runtime.writer import PLATFORMS
+from slimjax.training.log import read_metrics
+from slimjax.training.runs import build_dataset
+from slimjax.training.runs import build_task
+from slimjax.training.runs import load_run
 from slimjax.widths import canonical
 from slimjax.widths import Width
 
@@ -46,7 +47,7 @@ def export_run(
     best: the checkpoint with the least validation error, not the latest.
   """
   run, model, variables, step = load_run(workdir, best=best)
-  dataset = create_dataset(run.data)
+  dataset, headline = build_dataset(run), build_task(run).metrics[0]
   test = dataset.splits['test']
   sample = test.read_eval(np.arange(min(batch_size or _SAMPLE, len(test))))
   validated = [
@@ -63,7 +64,9 @@ def export_run(
     preprocess=dataset.preprocess,
     preprocessing=dataset.preprocessing,
     class_names=dataset.class_names,
-    errors={canonical(r['width']): r['top1_error'] for r in validated},
+    errors={
+      canonical(r['width']): headline.error(r[headline.name]) for r in validated
+    },
     validation={
       'data': dataset.name,
       'split': 'test',

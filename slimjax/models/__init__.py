@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
-from slimjax.models.net import SlimNet
 from slimjax.models.mobilenet_v1 import MobileNetV1
 from slimjax.models.mobilenet_v2 import MobileNetV2
+from slimjax.models.net import SlimNet
 from slimjax.models.resnet import DEPTHS
 from slimjax.models.resnet import ResNet
 from slimjax.models.shufflenet import ShuffleNet

@@ -14,17 +14,19 @@ from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax.models.net import pair
+from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
-from slimjax.variables.profile import profile_model
 from slimjax.runtime import bundle
 from slimjax.runtime.network import load
-from slimjax.variables.format import apply
-from slimjax.variables.format import extract
-from slimjax.variables.format import fold_batch_norm
-from slimjax.variables.format import lone_norms
-from slimjax.variables.format import PRIVATE
-from slimjax.variables.format import select
-from slimjax.variables.format import Variables
+from slimjax.variables import apply
+from slimjax.variables import extract
+from slimjax.variables import fold_batch_norm
+from slimjax.variables import select
+from slimjax.variables import Variables
+from slimjax.variables.folding import foldable
+from slimjax.variables.format import private_collections
+from slimjax.variables.profile import profile_model
 from slimjax.widths import canonical
 from slimjax.widths import Width
 
@@ -37,7 +39,7 @@ def export(
   variables: Variables,
   out: str | os.PathLike,
   *,
-  image_size: int | tuple[int, int],
+  image_size: Size,
   widths: Sequence[Width] = (),
   preprocess: Callable[[jax.Array], jax.Array] | None = None,
   preprocessing: str = '',
@@ -78,8 +80,7 @@ def export(
   out = pathlib.Path(out)
   if out.exists():
     raise FileExistsError(f'{out} exists; choose another folder or remove it')
-  if isinstance(image_size, int):
-    image_size = (image_size, image_size)
+  image_size = pair(image_size)
   chosen = [canonical(width) for width in widths] or list(model.ordered_widths)
   for width in chosen:
     model.switch(width)
@@ -195,30 +196,20 @@ def _selected(variables, switch):
   """The tensors of one switch, by their names in the weight file."""
   selected = select(variables, switch)
   flat = _flatten(selected['params'], 'params')
-  for collection in PRIVATE:
-    if collection in selected:
-      flat.update(_flatten(selected[collection], f'{collection}/{switch}'))
+  for collection in private_collections(selected):
+    flat.update(_flatten(selected[collection], f'{collection}/{switch}'))
   return flat
-
-
-def _foldable(model: SlimNet, tensors: Mapping[str, Any]) -> bool:
-  tree = _unflatten(tensors)
-  if model.folded:
-    return False
-  (norm,) = tree['norm'].values()
-  return not lone_norms(tree['params'], norm)
 
 
 def _prepare(model: SlimNet, width: Width, tensors: dict[str, Any]):
   """The weights of one width: sliced, norms folded in, in its dtype."""
   small, weights = extract(model, _unflatten(tensors), width=width)
-  if _foldable(model, tensors):
+  if foldable(model):
     small, weights = fold_batch_norm(small, weights)
   flat = _flatten(weights['params'], 'params')
   flat = {name: array.astype(model.dtype) for name, array in flat.items()}
-  for collection in PRIVATE:
-    if collection in weights:
-      flat.update(_flatten(weights[collection], collection))
+  for collection in private_collections(weights):
+    flat.update(_flatten(weights[collection], collection))
   return flat
 
 
@@ -245,7 +236,7 @@ def _write_width(
   switch = model.switch(width)
   tensors = _selected(variables, switch)
   prepare = functools.partial(_prepare, model, width)
-  folded = model.folded or _foldable(model, tensors)
+  folded = model.folded or foldable(model)
   predict = functools.partial(_predict, model, width, folded)
   prepared = jax.eval_shape(prepare, tensors)
   images = _images('float32', batch_size, image_size)

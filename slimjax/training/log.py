@@ -204,5 +204,3 @@ class TrainLog:
         f' {self._last_good()}. Lower the learning rate, or clip the gradient'
         ' (config.optimizer.clip_norm)'
       )
-
-

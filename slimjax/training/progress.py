@@ -24,6 +24,7 @@ from slimjax.variables.profile import profile_model
 from slimjax.widths import label
 from slimjax.widths import switch_name
 
+
 class Progress:
   """A live bar on a terminal, plain lines elsewhere; nothing if not enabled."""
 
@@ -207,8 +208,6 @@ class Trace:
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
-
-
 
 
 def say_plan(

@@ -187,7 +187,9 @@ class TrainStep:
       return lowered
 
     def update():
-      return self.update.lower(state, known['carry']['shared'], known['private'])
+      return self.update.lower(
+        state, known['carry']['shared'], known['private']
+      )
 
     return {
       'the augmentation': prepare,
@@ -262,8 +264,7 @@ def make_train_step(
       it is.
   """
   trained_at = {
-    model.switch(width): width
-    for width in widths or model.ordered_widths[::-1]
+    model.switch(width): width for width in widths or model.ordered_widths[::-1]
   }
   return TrainStep(
     widths=trained_at,

@@ -95,5 +95,3 @@ def foldable(model: SlimNet) -> bool:
     return False
   folds, others = batch_norms(model)
   return bool(folds) and not others
-
-

@@ -320,5 +320,3 @@ def used_parameters(model: SlimNet, width: Width) -> dict[str, int]:
         size *= n
       counts[collection] += size
   return counts
-
-

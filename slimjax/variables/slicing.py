@@ -20,7 +20,6 @@ from typing import Any
 from flax import traverse_util
 import jax
 from jax import lax
-import jax.numpy as jnp
 
 from slimjax.models.net import SlimNet
 from slimjax.nn.slicing import Declared
@@ -251,7 +250,9 @@ def _take(cut: Cut, array: Any, path: Path, width: Width) -> Any:
   return cut.take(array)
 
 
-def _nested(flat: Mapping[Path, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(
+  flat: Mapping[Path, Any], like: Mapping[str, Any]
+) -> dict[str, Any]:
   """A tree of the flat leaves; collections without leaves stay, empty."""
   tree = traverse_util.unflatten_dict(dict(flat))
   return {name: tree.get(name, {}) for name in like}

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slimjax.models.net import SlimNet
 from slimjax.models.mobilenet_v1 import MobileNetV1
 from slimjax.models.mobilenet_v1 import UNITS
 from slimjax.models.mobilenet_v2 import MobileNetV2
 from slimjax.models.mobilenet_v2 import STAGES as INVERTED_STAGES
+from slimjax.models.net import SlimNet
 from slimjax.models.resnet import ResNet
 from slimjax.models.shufflenet import GROUPS
 from slimjax.models.shufflenet import ShuffleNet
