@@ -21,6 +21,7 @@ from slimjax.training import steps
 from slimjax.variables.torch_names import load_torch
 from slimjax.variables.torch_names import save_torch
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
+from slimjax.tasks import Classification
 from slimjax.training.state import TrainState
 from slimjax.variables import select
 
@@ -116,7 +117,9 @@ def run(name):
   }
   batch = steps.shard(batch, mesh)
   state = steps.replicate(TrainState.create(variables, optimizer), mesh)
-  step = steps.make_train_step(model, optimizer, schedule, mesh)
+  step = steps.make_train_step(
+    model, Classification(), optimizer, schedule, mesh
+  )
   step = step.compile(state, batch)
 
   thinnest = gradient_of_thinnest(model, step, state, batch)
@@ -129,7 +132,10 @@ def run(name):
       loss[width] = float(total / count)
     losses.append(loss)
     # With statistics, for save_torch, that are no gradient and left out again.
-    gradient = {**state.opt_state[0], 'batch_stats': state.batch_stats}
+    gradient = {
+      **state.opt_state[0],
+      'batch_stats': state.variables['batch_stats'],
+    }
     gradient = by_torch_name(model, gradient)
     gradients.append({n: g for n, g in gradient.items() if 'running' not in n})
   return Run(losses, gradients, by_torch_name(model, state.variables), thinnest)
@@ -144,27 +150,29 @@ def gradient_of_thinnest(model, step, state, batch):
   width = model.ordered_widths[0]
   switch = model.switch(width)
   # The program adds to what the wider ones left: to nothing, here.
-  nothing = {'params': jax.tree.map(jnp.zeros_like, state.params)}
-  for collection in ('norm', 'batch_stats'):
+  nothing = {
+    'gradients': {
+      'params': jax.tree.map(jnp.zeros_like, state.variables['params'])
+    },
+    'states': {},
+  }
+  for kind, collection in (('gradients', 'norm'), ('states', 'batch_stats')):
     shared = state.variables[collection].get('shared')
     if shared is not None:
-      nothing[collection] = jax.tree.map(jnp.copy, shared)
+      nothing[kind][collection] = jax.tree.map(jnp.copy, shared)
   nothing = jax.tree.map(lambda x: x[None], nothing)
   nothing = jax.device_put(nothing, batch['image'].sharding)
   selected = select(state.variables, switch)
   carry, _ = step.gradient[switch](
-    selected['params'],
-    selected['norm'],
-    selected['batch_stats'],
-    batch,
-    {'shared': nothing},
+    selected, batch, step.key, {'shared': nothing}
   )
   index = jax.tree.map(
-    lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), state.params
+    lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape),
+    state.variables['params'],
   )
   numbered = {**state.variables, 'params': index}
   _, taken = slimjax.extract(model, numbered, width=width)
-  gradient = jax.device_get(carry['shared']['params'])
+  gradient = jax.device_get(carry['shared']['gradients']['params'])
   gradient = traverse_util.flatten_dict(gradient)
   taken = traverse_util.flatten_dict(jax.device_get(taken['params']))
   assert gradient.keys() == taken.keys()
