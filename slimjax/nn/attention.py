@@ -78,6 +78,7 @@ class SlimAttention(nn.Module):
     )
     scores = scores * jnp.asarray(self.head_dim**-0.5, wide)
     if mask is not None:
+      mask = jnp.broadcast_to(mask, scores.shape)
       scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores).astype(self.dtype)
     mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, value)

@@ -170,9 +170,9 @@ class SlimConv(nn.Module):
     )
     if kernel.shape[3] != channels:
       check_count(self, 'output', channels, kernel.shape[3], self.out_blocks)
-      if len(used) == 1:
+      if len(segments) == 1:
         segments = (kernel.shape[3],)
-      kernel = take(kernel, 3, segments, used)
+      kernel = take_inputs(self, kernel, 3, segments, used)
     outputs = depthwise_conv(
       joined.astype(self.dtype),
       kernel.astype(self.dtype),

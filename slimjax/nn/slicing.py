@@ -155,7 +155,7 @@ def take_active(
 def put_active(
   array: jax.Array, values: jax.Array, groups: int = 1
 ) -> jax.Array:
-  """Returns `array` [c] with its active channels replaced; see `take_active`."""
+  """Returns `array` [c] with its active channels replaced (`take_active`)."""
   if values.shape == array.shape:
     return values
   split = array.reshape(groups, -1)

@@ -53,13 +53,19 @@ def fold_batch_norm(
   flat = traverse_util.flatten_dict(selected)
   for norm, fold in folds.items():
     conv = (PARAMS, *norm[:-1], fold.conv)
+    kernel = (*conv, 'kernel')
+    if kernel not in flat:
+      raise ValueError(
+        f'{"/".join(norm)} folds into {fold.conv}, but'
+        f' {"/".join(conv[1:])} is no layer with a kernel'
+      )
     scale = flat.pop(('norm', *norm, 'scale'))
     bias = flat.pop(('norm', *norm, 'bias'))
     mean = flat.pop(('batch_stats', *norm, 'mean'))
     var = flat.pop(('batch_stats', *norm, 'var'))
     factor = scale / jnp.sqrt(var + fold.epsilon)
-    kernel = (*conv, 'kernel')
-    flat[kernel] = flat[kernel] * factor.reshape(1, 1, 1, -1)
+    row = (1,) * (flat[kernel].ndim - 1) + (-1,)
+    flat[kernel] = flat[kernel] * factor.reshape(row)
     own = flat.get((*conv, 'bias'), 0.0)
     flat[(*conv, 'bias')] = bias + (own - mean) * factor
   switch = switch_name(model.widths[0])

@@ -17,6 +17,7 @@ import itertools
 import math
 from typing import Any
 
+from flax import errors
 from flax import traverse_util
 import jax
 from jax import lax
@@ -70,9 +71,11 @@ def _describe(model: SlimNet, width: Width) -> Mapping[Path, Leaf]:
 
   try:
     tree = jax.eval_shape(initialise, jax.random.key(0), *model.example())
-  except (TypeError, ValueError) as error:
-    raise type(error)(
-      f'{type(model).__name__} cannot be built at width {label(width)}: {error}'
+  except (TypeError, ValueError, errors.FlaxError) as error:
+    whole = width == model.full_channels
+    at = 'full width' if whole else f'width {label(width)}'
+    raise ValueError(
+      f'{type(model).__name__} cannot be built at {at}: {error}'
     ) from error
   return {
     path: _leaf(value)
@@ -192,8 +195,8 @@ def _cuts(model: SlimNet, width: Width) -> Mapping[Path, Cut]:
     )
     if not fits:
       raise ValueError(
-        f'{name}: its shape at width {label(width)} is {list(leaf.shape)}, which'
-        f' is no leading part of {list(full.shape)}, its shape at full width'
+        f'{name}: its shape at width {label(width)} is {list(leaf.shape)}, no'
+        f' leading part of {list(full.shape)}, its shape at full width'
       )
     found[path] = Cut(full.segments, leaf.segments)
   return found
