@@ -10,16 +10,17 @@ import optax
 import pytest
 
 import slimjax
-from slimjax.training import steps
-from slimjax.training.checkpoint import Checkpoints
-from slimjax.variables.torch_names import load_torch
-from slimjax.variables.torch_names import save_torch
 from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
-from slimjax.variables.profile import count_parameters
+from slimjax.tasks import Classification
+from slimjax.training import steps
+from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.state import TrainState
 from slimjax.variables import select
+from slimjax.variables.profile import count_parameters
+from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 
 NAIVE = ('norm', 'batch_stats')
 FULL = (8, 16)
@@ -122,7 +123,7 @@ def test_naive_training_is_one_batch_norm_sliced(devices):
   mesh = steps.data_mesh(jax.devices()[:devices])
   optimizer = optax.sgd(RATE)
   step = steps.make_train_step(
-    model, optimizer, optax.constant_schedule(RATE), mesh
+    model, Classification(), optimizer, optax.constant_schedule(RATE), mesh
   )
   state = steps.replicate(TrainState.create(variables, optimizer), mesh)
   batch = steps.shard({'image': images, 'label': labels}, mesh)
@@ -130,12 +131,15 @@ def test_naive_training_is_one_batch_norm_sliced(devices):
 
   moved = lambda old, gradient: old - RATE * gradient
   for actual, wanted in (
-    (state.params, jax.tree.map(moved, variables['params'], params)),
     (
-      state.norm['shared'],
+      state.variables['params'],
+      jax.tree.map(moved, variables['params'], params),
+    ),
+    (
+      state.variables['norm']['shared'],
       jax.tree.map(moved, variables['norm']['shared'], norm),
     ),
-    (state.batch_stats['shared'], stats),
+    (state.variables['batch_stats']['shared'], stats),
   ):
     jax.tree.map(
       lambda a, w: np.testing.assert_allclose(a, w, rtol=2e-5, atol=2e-6),
@@ -165,7 +169,7 @@ def test_one_width_shares_with_nobody():
     variables = slimjax.init(model, jax.random.key(0), image_size=6)
     state = steps.replicate(TrainState.create(variables, optimizer), mesh)
     step = steps.make_train_step(
-      model, optimizer, optax.constant_schedule(RATE), mesh
+      model, Classification(), optimizer, optax.constant_schedule(RATE), mesh
     )
     for _ in range(2):
       state, _ = step(state, steps.shard(batch, mesh))

@@ -10,22 +10,23 @@ import numpy as np
 import optax
 import pytest
 
-from slimjax.tasks.losses import cross_entropy
-from slimjax.tasks.losses import soft_cross_entropy
-from slimjax.tasks.metrics import top_k_correct
 from slimjax.models import create_model
 from slimjax.models.net import SlimNet
+from slimjax.tasks.classification import Classification
+from slimjax.tasks.classification import top_k_correct
+from slimjax.tasks.losses import cross_entropy
+from slimjax.tasks.losses import soft_cross_entropy
 from slimjax.training.optim import sgd
+from slimjax.training.state import trained
+from slimjax.training.state import TrainState
 from slimjax.training.steps import AXIS
 from slimjax.training.steps import data_mesh
 from slimjax.training.steps import make_eval_step
 from slimjax.training.steps import make_train_step
 from slimjax.training.steps import replicate
 from slimjax.training.steps import shard
-from slimjax.training.state import TrainState
 from slimjax.variables import extract
 from slimjax.variables import init
-from slimjax.variables.format import leading_blocks
 from slimjax.variables import select
 
 CLASSES, BATCH, SIZE, SEED = 10, 8, 8, 3
@@ -77,8 +78,10 @@ def _batch(dtype, batch=BATCH, size=SIZE):
   }
 
 
-def _preprocess(key, images):
-  return images + 0.3 * jax.random.normal(key, images.shape, images.dtype)
+def _augment(key, batch):
+  images = batch['image']
+  noise = 0.3 * jax.random.normal(key, images.shape, images.dtype)
+  return {**batch, 'image': images + noise}
 
 
 def _schedule(step):
@@ -108,7 +111,7 @@ def _by_hand(
 ):
   """One step as the published recipe has it: shard by shard, width by width."""
   key = jax.random.fold_in(jax.random.key(SEED), state.step)
-  images = _preprocess(key, jnp.asarray(batch['image']))
+  images = _augment(key, {'image': jnp.asarray(batch['image'])})['image']
   images = np.split(np.asarray(images), shards)
   labels = np.split(batch['label'], shards)
 
@@ -132,7 +135,7 @@ def _by_hand(
   average = lambda trees: jax.tree.map(
     lambda *x: np.mean(np.stack(x), axis=0), *trees
   )
-  params = jax.tree.map(lambda x: np.zeros(x.shape), state.params)
+  params = jax.tree.map(lambda x: np.zeros(x.shape), state.variables['params'])
   norm, batch_stats, metrics, teachers = {}, {}, {}, [None] * shards
   for width in model.ordered_widths[::-1]:
     switch = model.switch(width)
@@ -159,15 +162,15 @@ def _by_hand(
         np.asarray(jax.nn.softmax(logits)) for (_, (logits, _)), _ in results
       ]
   gradients = {'params': params, 'norm': norm}
-  trainable = {'params': state.params, 'norm': state.norm}
+  trainable = trained(state.variables)
   updates, opt_state = jax.jit(optimizer.update)(
     gradients, state.opt_state, trainable
   )
+  new = jax.tree.map(lambda x, u: x + np.asarray(u), trainable, updates)
   state = TrainState(
     step=state.step + 1,
-    batch_stats=batch_stats,
+    variables={**new, 'batch_stats': batch_stats},
     opt_state=opt_state,
-    **jax.tree.map(lambda x, u: x + np.asarray(u), trainable, updates),
   )
   return state, metrics, _norm(gradients)
 
@@ -181,13 +184,12 @@ def test_a_step_is_the_computation_by_hand_on_every_shard(distil):
   assert mesh.size == 4
   step = make_train_step(
     model,
+    Classification(label_smoothing=0.1, inplace_distillation=distil),
     optimizer,
     _schedule,
     mesh,
     seed=SEED,
-    preprocess=_preprocess,
-    label_smoothing=0.1,
-    inplace_distillation=distil,
+    augment=_augment,
   )
   expected = TrainState.create(_variables(model, np.float64), optimizer)
   state = replicate(expected, mesh)
@@ -232,7 +234,7 @@ def test_on_one_device_it_is_the_ordinary_step_on_the_summed_loss(widths):
   model = _model(widths, dtype='float64')
   optimizer = sgd(_schedule)
   mesh = data_mesh(jax.devices()[:1])
-  step = make_train_step(model, optimizer, _schedule, mesh)
+  step = make_train_step(model, Classification(), optimizer, _schedule, mesh)
   batch = _batch(np.float64)
 
   def loss_fn(trainable, batch_stats):
@@ -258,16 +260,18 @@ def test_on_one_device_it_is_the_ordinary_step_on_the_summed_loss(widths):
 
   @jax.jit
   def ordinary_step(state):
-    trainable = {'params': state.params, 'norm': state.norm}
+    trainable = trained(state.variables)
     (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-      trainable, state.batch_stats
+      trainable, state.variables['batch_stats']
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
     return loss, TrainState(
       step=state.step + 1,
-      batch_stats=batch_stats,
+      variables={
+        **optax.apply_updates(trainable, updates),
+        'batch_stats': batch_stats,
+      },
       opt_state=opt_state,
-      **optax.apply_updates(trainable, updates),
     )
 
   expected = TrainState.create(_variables(model, np.float64), optimizer)
@@ -288,7 +292,7 @@ def test_synchronised_norms_on_four_devices_are_those_of_one():
   for devices, axis_name in ((1, None), (4, AXIS), (4, None)):
     model = _model((0.125, 0.25), dtype='float64', axis_name=axis_name)
     mesh = data_mesh(jax.devices()[:devices])
-    step = make_train_step(model, optimizer, _schedule, mesh)
+    step = make_train_step(model, Classification(), optimizer, _schedule, mesh)
     state = TrainState.create(_variables(model, np.float64), optimizer)
     state = replicate(state, mesh)
     step = step.compile(state, shard(batch, mesh))
@@ -299,7 +303,11 @@ def test_synchronised_norms_on_four_devices_are_those_of_one():
   _assert_close(synchronised, whole)
   # Without it they differ, and only with it do devices talk before `update`.
   with pytest.raises(AssertionError):
-    _assert_close(private.batch_stats, whole.batch_stats, rtol=1e-3)
+    _assert_close(
+      private.variables['batch_stats'],
+      whole.variables['batch_stats'],
+      rtol=1e-3,
+    )
   assert COLLECTIVE.findall(texts[1])
   assert not COLLECTIVE.findall(texts[2])
 
@@ -328,20 +336,19 @@ def _described(tree, mesh, *axes):
 def _reductions(model):
   """Sizes in each all-reduce of `update`, and those of what it averages."""
   mesh, optimizer = data_mesh(), sgd(_schedule)
-  step = make_train_step(model, optimizer, _schedule, mesh)
+  step = make_train_step(model, Classification(), optimizer, _schedule, mesh)
   state, _ = _abstract(model, optimizer, mesh, BATCH, 32)
   number = jax.ShapeDtypeStruct((), jnp.float32)
-  shared, private = (
-    {'params': state.params},
-    {
-      switch: {
-        'norm': state.norm[switch],
-        'batch_stats': state.batch_stats[switch],
-        'metrics': {k: (number, number) for k in ('loss', 'top1', 'top5')},
-      }
-      for switch in step.gradient
-    },
-  )
+  variables = state.variables
+  shared = {'gradients': {'params': variables['params']}, 'states': {}}
+  private = {
+    switch: {
+      'gradients': {'norm': variables['norm'][switch]},
+      'states': {'batch_stats': variables['batch_stats'][switch]},
+      'metrics': {k: (number, number) for k in ('loss', 'top1', 'top5')},
+    }
+    for switch in step.gradient
+  }
   averaged = (shared, private)
   stacked = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((mesh.size, *x.shape), x.dtype), averaged
@@ -382,9 +389,10 @@ def test_gradients_of_a_published_network_are_reduced_once():
   assert len(found) == 1
 
 
-@pytest.mark.parametrize('name', ['mobilenet_v1', 'resnet50'])
-def test_several_widths_take_the_memory_of_the_widest_alone(name):
+def test_several_widths_take_the_memory_of_the_widest_alone():
   """Temporary memory of the largest program of a step.
+
+  The published networks are in experiments/step_memory.
 
   The widest alone is what one would write without slimmable networks (one
   program of gradient and update), and our own step of that width.
@@ -395,8 +403,8 @@ def test_several_widths_take_the_memory_of_the_widest_alone(name):
     return lowered.compile(QUICK).memory_analysis().temp_size_in_bytes
 
   def lowered(widths):
-    model = create_model(name, num_classes=1000, widths=widths)
-    step = make_train_step(model, optimizer, _schedule, mesh)
+    model = create_model('resnet14', num_classes=1000, widths=widths)
+    step = make_train_step(model, Classification(), optimizer, _schedule, mesh)
     arguments = _abstract(model, optimizer, mesh, 16, 64)
     return model, arguments, step.lower(*arguments)
 
@@ -409,7 +417,7 @@ def test_several_widths_take_the_memory_of_the_widest_alone(name):
         {
           'params': trainable['params'],
           'norm': trainable['norm']['w100'],
-          'batch_stats': state.batch_stats['w100'],
+          'batch_stats': state.variables['batch_stats']['w100'],
         },
         batch['image'],
         width=1.0,
@@ -419,14 +427,16 @@ def test_several_widths_take_the_memory_of_the_widest_alone(name):
       losses = cross_entropy(logits, batch['label'])
       return losses.mean(), {'w100': new['batch_stats']}
 
-    trainable = {'params': state.params, 'norm': state.norm}
+    trainable = trained(state.variables)
     gradients, batch_stats = jax.grad(loss_fn, has_aux=True)(trainable)
     updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
     return TrainState(
       step=state.step + 1,
-      batch_stats=batch_stats,
+      variables={
+        **optax.apply_updates(trainable, updates),
+        'batch_stats': batch_stats,
+      },
       opt_state=opt_state,
-      **optax.apply_updates(trainable, updates),
     )
 
   ordinary = temporary(
@@ -442,8 +452,7 @@ def test_several_widths_take_the_memory_of_the_widest_alone(name):
   assert max(widest, next_widest, update) <= 1.15 * ordinary
   # Beside our own program of the widest: ResNet's kernels are large beside its
   # activations here, and the next program holds their slices.
-  bound = {'mobilenet_v1': 1.15, 'resnet50': 1.8}[name]
-  assert max(next_widest, update) <= bound * widest
+  assert max(next_widest, update) <= 1.25 * widest
 
 
 def test_three_steps_and_two_evaluations_compile_each_program_once(caplog):
@@ -452,10 +461,10 @@ def test_three_steps_and_two_evaluations_compile_each_program_once(caplog):
   variables = init(model, jax.random.key(0), image_size=SIZE)
   state = replicate(TrainState.create(variables, optimizer), mesh)
   step = make_train_step(
-    model, optimizer, _schedule, mesh, preprocess=_preprocess
+    model, Classification(), optimizer, _schedule, mesh, augment=_augment
   )
   evaluate = {
-    width: make_eval_step(model.clone(widths=(width,)), mesh)
+    width: make_eval_step(model.clone(widths=(width,)), Classification(), mesh)
     for width in widths
   }
   batch = _batch(np.float32)
@@ -493,29 +502,7 @@ def test_the_state_is_donated_and_what_it_was_made_of_is_not():
   model, optimizer, mesh = _model((0.125,)), sgd(_schedule), data_mesh()
   variables = init(model, jax.random.key(0), image_size=SIZE)
   state = replicate(TrainState.create(variables, optimizer), mesh)
-  step = make_train_step(model, optimizer, _schedule, mesh)
+  step = make_train_step(model, Classification(), optimizer, _schedule, mesh)
   step(state, shard(_batch(np.float32), mesh))
-  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.variables['params']))
   assert not any(x.is_deleted() for x in jax.tree.leaves(variables))
-
-
-@pytest.mark.parametrize('name', ['mobilenet_v1', 'resnet14', 'shufflenet'])
-def test_leading_blocks_are_what_extract_takes(name):
-  """Of every parameter, or its whole: nothing of a gradient is left out."""
-  widths = (0.5, 1.0)
-  model = create_model(name, num_classes=10, widths=widths)
-  variables = init(model, jax.random.key(0), image_size=64)
-  blocks = leading_blocks(model, variables, width=0.5)
-  _, small = extract(model, variables, width=0.5)
-  leaves = jax.tree.leaves(variables['params'])
-  taken = jax.tree.leaves(small['params'])
-  leading = 0
-  for block, leaf, part in zip(blocks, leaves, taken, strict=True):
-    if block == leaf.shape:
-      continue
-    index = tuple(slice(0, count) for count in block)
-    np.testing.assert_array_equal(leaf[index], part)
-    leading += 1
-  # All that are thinner; of ShuffleNet's many lie inside groups.
-  thinner = sum(p.shape != f.shape for p, f in zip(taken, leaves, strict=True))
-  assert leading == thinner or (name == 'shufflenet' and 0 < leading < thinner)
