@@ -6,116 +6,63 @@ python -m slimjax.export --workdir=runs/digits --out=bundles/digits
 
 from collections.abc import Sequence
 
-from absl import app
 from absl import flags
-from absl import logging
-from etils import epath
-import numpy as np
 
-from slimjax.runtime.bundle import Manifest
-from slimjax.runtime.writer import export
+from slimjax import cli
+from slimjax.runtime.exporting import export_run
 from slimjax.runtime.writer import FORMATS
 from slimjax.runtime.writer import PLATFORMS
-from slimjax.training.log import read_metrics
-from slimjax.training.runs import build_dataset
-from slimjax.training.runs import build_task
-from slimjax.training.runs import load_run
-from slimjax.widths import canonical
-from slimjax.widths import Width
-
-# Images of the test split that come with the bundle, to check it by.
-_SAMPLE = 8
-
-
-def export_run(
-  workdir: epath.PathLike,
-  out: epath.PathLike,
-  *,
-  widths: Sequence[Width] = (),
-  batch_size: int | None = None,
-  platforms: Sequence[str] = PLATFORMS,
-  formats: Sequence[str] = ('jax',),
-  best: bool = False,
-) -> Manifest:
-  """Writes the checkpoint of a run, with its validation errors.
-
-  Args:
-    workdir: of `slimjax.train`.
-    out: a folder that does not exist yet.
-    widths: all of the run unless told.
-    batch_size, platforms, formats: see `slimjax.runtime.export`.
-    best: the checkpoint with the least validation error, not the latest.
-  """
-  run, model, variables, step = load_run(workdir, best=best)
-  dataset, headline = build_dataset(run), build_task(run).metrics[0]
-  test = dataset.splits['test']
-  sample = test.read_eval(np.arange(min(batch_size or _SAMPLE, len(test))))
-  validated = [
-    record
-    for record in read_metrics(epath.Path(workdir))
-    if (record['split'], record['step']) == ('validation', step)
-  ]
-  return export(
-    model,
-    variables,
-    out,
-    image_size=dataset.image_size,
-    widths=widths,
-    preprocess=dataset.preprocess,
-    preprocessing=dataset.preprocessing,
-    class_names=dataset.class_names,
-    errors={
-      canonical(r['width']): headline.error(r[headline.name]) for r in validated
-    },
-    validation={
-      'data': dataset.name,
-      'split': 'test',
-      'examples': len(test),
-      'step': step,
-    },
-    sample=sample['image'],
-    batch_size=batch_size,
-    platforms=platforms,
-    formats=formats,
-  )
+from slimjax.widths import label
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   manifest = export_run(
     _WORKDIR.value,
     _OUT.value,
-    widths=[canonical(width) for width in _WIDTHS.value],
+    widths=_WIDTHS.value,
     batch_size=_BATCH.value,
     platforms=_PLATFORMS.value,
     formats=_FORMAT.value,
     best=_CHECKPOINT.value == 'best',
   )
+  headline = manifest.headline
   for entry in manifest.widths:
-    error = '' if entry.error is None else f', {entry.error:.2f} % error'
+    error = (
+      ''
+      if entry.error is None
+      else f', {headline["title"]} {abs(entry.error):.2f} {headline["unit"]}'
+    )
     print(
-      f'{entry.width}: {entry.macs / 1e6:.2f} M MACs,'
+      f'{label(entry.width)}: {entry.macs / 1e6:.2f} M MACs,'
       f' {entry.prepared_bytes / 1e6:.2f} MB of weights{error}'
     )
   size = sum(file['bytes'] for file in manifest.files.values())
   print(
-    f'{_OUT.value}: {size / 1e6:.1f} MB; the logits of every width are those of'
-    ' the run'
+    f'{_OUT.value}: {size / 1e6:.1f} MB; the outputs of every width are those'
+    ' of the run'
   )
 
 
 if __name__ == '__main__':
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run.', required=True)
-  _OUT = flags.DEFINE_string('out', None, 'New folder.', required=True)
-  _WIDTHS = flags.DEFINE_list('widths', [], 'Default: all the run has.')
-  _BATCH = flags.DEFINE_integer('batch', None, 'Default: any batch size.')
+  _WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the training run.', required=True
+  )
+  _OUT = flags.DEFINE_string(
+    'out', None, 'Folder of the bundle; it must not exist yet.', required=True
+  )
+  _WIDTHS = flags.DEFINE_list(
+    'widths', [], 'Widths to write. Default: all of the run.'
+  )
+  _BATCH = flags.DEFINE_integer(
+    'batch', None, 'Batch size that the programs take. Default: any.'
+  )
   _PLATFORMS = flags.DEFINE_list(
-    'platforms', list(PLATFORMS), 'The programs are made for.'
+    'platforms', list(PLATFORMS), 'Platforms that the programs are made for.'
   )
-  _FORMAT = flags.DEFINE_list('format', ['jax'], f'Of {", ".join(FORMATS)}.')
+  _FORMAT = flags.DEFINE_list(
+    'format', ['jax'], f'Formats to write, of {", ".join(FORMATS)}.'
+  )
   _CHECKPOINT = flags.DEFINE_enum(
-    'checkpoint', 'latest', ['latest', 'best'], 'Which one.'
+    'checkpoint', 'latest', ['latest', 'best'], 'Checkpoint to write.'
   )
-  app.run(main)
+  cli.run(main)

@@ -41,6 +41,7 @@ class Declared(struct.PyTreeNode, nn.meta.AxisMetadata):
     value: the array, or its shape.
     segments: the segments of every axis; None where every axis has one.
     fold: set on the scale of a norm that folds into a convolution.
+    computed: the type the layer computes with; None if it does not say.
   """
 
   value: Any
@@ -48,6 +49,7 @@ class Declared(struct.PyTreeNode, nn.meta.AxisMetadata):
     pytree_node=False, default=None
   )
   fold: Fold | None = struct.field(pytree_node=False, default=None)
+  computed: Any = struct.field(pytree_node=False, default=None)
 
   def unbox(self) -> Any:
     return self.value
@@ -67,6 +69,7 @@ def declare(
   *,
   segments: Sequence[Segments] = (),
   fold: Fold | None = None,
+  computed: Any = None,
 ) -> Callable[..., Any]:
   """Returns an initialiser whose value carries a declaration.
 
@@ -74,15 +77,15 @@ def declare(
     init: the plain initialiser.
     segments: of every axis; an axis of one segment needs none.
     fold: see `Fold`.
+    computed: see `Declared`.
   """
   several = any(len(axis) > 1 for axis in segments)
-  if not several and fold is None:
+  if not several and fold is None and computed is None:
     return init
 
   def declared(*args, **kwargs):
-    return Declared(
-      init(*args, **kwargs), tuple(segments) if several else None, fold
-    )
+    value = init(*args, **kwargs)
+    return Declared(value, tuple(segments) if several else None, fold, computed)
 
   return declared
 
@@ -108,9 +111,10 @@ def slim_param(
   """
   if module.has_variable('params', name):
     return nn.meta.unbox(module.get_variable('params', name))
-  return module.param(
-    name, declare(init, segments=segments), tuple(shape), jnp.float32
-  )
+  dtype = jnp.dtype(getattr(module, 'dtype', jnp.float32))
+  computed = None if dtype == jnp.float32 else dtype
+  declared = declare(init, segments=segments, computed=computed)
+  return module.param(name, declared, tuple(shape), jnp.float32)
 
 
 def equal_segments(channels: int, count: int) -> Segments:

@@ -3,9 +3,9 @@
 ```
 manifest.json         everything about the network; hashes of the other files
 weights.safetensors   the shared weights once, the small trees of each switch
-sample.safetensors    images, and the logits every width must give for them
-programs/             preprocess, and of each width: prepare and predict
-onnx/                 of each width a model (with format 'onnx')
+sample.safetensors    images, and the outputs every width must give for them
+programs/             preprocess, and for each width: prepare and predict
+onnx/                 a model for each width (with format 'onnx')
 ```
 
 A program is StableHLO, serialised by `jax.export`; `prepare` slices a width's
@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 from typing import Any
@@ -28,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 
 FORMAT = 'slimjax bundle'
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, 2)
 MANIFEST = 'manifest.json'
 WEIGHTS = 'weights.safetensors'
 SAMPLE = 'sample.safetensors'
@@ -50,7 +52,8 @@ class WidthEntry:
     macs: multiply-accumulates for one image.
     params: parameters the width uses.
     prepared_bytes: of its prepared weights.
-    error: top-1 validation error, percent; None if it was not measured.
+    error: what is minimised, on validation images: the headline metric of the
+      manifest, or its negative; None if it was not measured.
     prepare, predict: its programs' files; None without the format 'jax'.
     inputs: the tensors of the weight file that `prepare` takes.
     onnx: its ONNX model's file; None without the format 'onnx'.
@@ -76,21 +79,20 @@ class Manifest:
   Attributes:
     model: class of the network and its options, to read; nothing is built
       from it.
-    num_classes: outputs.
-    class_names: one a class, or empty.
+    class_names: one name per class, or empty.
     image_size: (height, width) the programs take.
     preprocessing: what has to be done to uint8 images, in words; the program
       `preprocess` does it.
     batch_size: None for any.
-    platforms: the programs are made for.
+    platforms: that the programs are made for.
     widths: thinnest first.
-    validation: of what the errors are: data set, split, examples, step.
+    validation: where the errors come from: data set, split, examples, step.
     versions: of the packages that wrote it.
     files: {path: {'bytes', 'sha256'}}
+    headline: title and unit of the metric that the errors are of.
   """
 
   model: Mapping[str, Any]
-  num_classes: int
   class_names: tuple[str, ...]
   image_size: tuple[int, int]
   preprocessing: str
@@ -100,9 +102,12 @@ class Manifest:
   validation: Mapping[str, Any]
   versions: Mapping[str, str]
   files: Mapping[str, Mapping[str, Any]]
+  headline: Mapping[str, str] = dataclasses.field(
+    default_factory=lambda: {'title': 'error', 'unit': '%'}
+  )
 
   def entry(self, width: float | tuple[int, ...]) -> WidthEntry:
-    """What the bundle says of `width`.
+    """Returns what the bundle says of `width`.
 
     Raises:
       ValueError: it has no such width.
@@ -128,7 +133,7 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
 
 
 def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Sizes and hashes of all files in a folder, by path."""
+  """Returns sizes and hashes of all files in a folder, by path."""
   paths = sorted(p for p in folder.rglob('*') if p.is_file())
   return {
     path.relative_to(folder).as_posix(): {
@@ -140,13 +145,13 @@ def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def read_manifest(folder: str | pathlib.Path) -> Manifest:
-  """The manifest of a bundle whose files are all as they were written.
+  """Returns the manifest of a bundle whose files are as they were written.
 
   Raises:
     FileNotFoundError: there is no such folder.
     BundleError: it is no bundle, of another schema, or has been changed.
   """
-  folder = pathlib.Path(folder)
+  folder = local(folder)
   path = folder / MANIFEST
   if not folder.is_dir():
     raise FileNotFoundError(f'there is no folder {folder}')
@@ -162,10 +167,10 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise BundleError(f'{path} is not the manifest of a {FORMAT}')
   schema = content.get('schema')
-  if schema != SCHEMA:
+  if schema not in _READABLE:
     raise BundleError(
       f'{folder} has the schema {schema!r}, this version of slimjax reads'
-      f' {SCHEMA}; update slimjax, or export the bundle again'
+      f' {" and ".join(map(str, _READABLE))}; update slimjax, or export the bundle again'
     )
   if content.get('sha256') != _content_hash(content):
     raise BundleError(f'{path} has been changed since it was written')
@@ -173,14 +178,39 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
     manifest = _parse(content)
   except (KeyError, TypeError, ValueError) as error:
     raise BundleError(
-      f'{path} is not what schema {SCHEMA} says: {error!r}'
+      f'{path} is not what schema {schema} says: {error!r}'
     ) from error
   _check_files(folder, manifest)
   return manifest
 
 
+def local(path: str | os.PathLike) -> pathlib.Path:
+  """Returns a path on this machine.
+
+  Raises:
+    ValueError: it is a cloud storage's.
+  """
+  if '://' in os.fspath(path):
+    raise ValueError(
+      f'{os.fspath(path)}: bundles and tables are local files; write it to a'
+      ' local folder and copy that, or copy it here first'
+    )
+  return pathlib.Path(path)
+
+
+def named_outputs(outputs: Any) -> dict[str, Any]:
+  """Returns the arrays of a network's outputs by path; '' of a single one."""
+  flat, _ = jax.tree.flatten_with_path(outputs)
+  return {
+    ''.join(
+      f'/{getattr(key, "key", getattr(key, "idx", key))}' for key in path
+    ): x
+    for path, x in flat
+  }
+
+
 def member(folder: pathlib.Path, path: str) -> pathlib.Path:
-  """A file of a bundle.
+  """Returns the path of a file of a bundle.
 
   Raises:
     BundleError: the path leads out of the folder.
@@ -192,7 +222,7 @@ def member(folder: pathlib.Path, path: str) -> pathlib.Path:
 
 
 def file_hash(path: pathlib.Path) -> str:
-  """SHA-256 of a file."""
+  """Returns the SHA-256 of a file."""
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -200,7 +230,7 @@ def file_hash(path: pathlib.Path) -> str:
 def read_tensors(
   path: pathlib.Path, names: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-  """Tensors of a safetensors file, only these or all."""
+  """Returns tensors of a safetensors file, by default all."""
   from safetensors import safe_open
   from safetensors import SafetensorError
 
@@ -217,7 +247,7 @@ def read_tensors(
 def tensor_shapes(
   path: pathlib.Path, names: Iterable[str]
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """The same without reading the data."""
+  """Returns the shapes of tensors without reading their data."""
   from safetensors import safe_open
 
   kinds = {'F16': 'float16', 'BF16': 'bfloat16', 'F32': 'float32'}
@@ -232,12 +262,12 @@ def tensor_shapes(
 
 
 def platform_of(device: jax.Device) -> str:
-  """The platform of a device, as `jax.export` calls it."""
+  """Returns the platform of a device, as `jax.export` calls it."""
   return 'cuda' if device.platform == 'gpu' else device.platform
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-  """Of Python and of these packages, to be written down."""
+  """Returns the versions of Python and of these packages."""
   found = {'python': platform.python_version()}
   for package in packages:
     try:
@@ -255,7 +285,9 @@ def _content_hash(content: Mapping[str, Any]) -> str:
 
 def _parse(content: Mapping[str, Any]) -> Manifest:
   fields = {
-    field.name: content[field.name] for field in dataclasses.fields(Manifest)
+    field.name: content[field.name]
+    for field in dataclasses.fields(Manifest)
+    if field.name != 'headline' or field.name in content  # not in schema 1
   }
   fields['widths'] = tuple(
     WidthEntry(

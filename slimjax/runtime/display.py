@@ -111,7 +111,7 @@ def plot(table: Table, path: str | os.PathLike, title: str) -> None:
       )
   axes.set(
     xlabel='latency of a request, ms (median; bar to the 95th percentile)',
-    ylabel='top-1 error, %' if measured else 'million multiply-accumulates',
+    ylabel=table.error_title if measured else 'million multiply-accumulates',
     title=f'{title}: {table.backend} on {table.device}',
   )
   axes.title.set_fontsize(9)

@@ -1,6 +1,7 @@
 """Measures a network on this device: `slimjax.runtime.measure`."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import datetime
 import os
@@ -36,7 +37,7 @@ def measure(
   rounds: int = 30,
   on_round: Callable[[int, int], None] | None = None,
 ) -> Table:
-  """Times requests at every width, from images on the host to logits there.
+  """Times requests at every width, from images on the host to outputs there.
 
   Each round takes turns over all widths and batch sizes, in another order each
   time, so that what drifts (temperature, other programs) hits them alike. A
@@ -70,17 +71,17 @@ def measure(
   cells = [(width, size) for width in chosen for size in batch_sizes]
   for width, size in cells:  # to compile, prepare and warm up
     for _ in range(3):
-      np.asarray(network(requests[size], width=width))
+      _fetch(network(requests[size], width=width))
   times: dict[Any, list[list[float]]] = {cell: [] for cell in cells}
   for done in range(rounds):
     for index in random.permutation(len(cells)):
       width, size = cells[index]
       images = requests[size]
-      np.asarray(network(images, width=width))
+      _fetch(network(images, width=width))
       turn = []
       for _ in range(_CALLS):
         start = time.perf_counter()
-        np.asarray(network(images, width=width))
+        _fetch(network(images, width=width))
         turn.append(time.perf_counter() - start)
       times[width, size].append(turn)
     if on_round is not None:
@@ -94,7 +95,17 @@ def measure(
     backend=network.backend,
     measured=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     versions=bundle.versions(_PACKAGES[network.backend]),
+    error_title=_error_title(manifest.headline),
   )
+
+
+def _error_title(headline: Mapping[str, str]) -> str:
+  unit = headline.get('unit')
+  return headline['title'] + (f', {unit}' if unit else '')
+
+
+def _fetch(outputs: Any) -> None:
+  jax.tree.map(np.asarray, outputs)
 
 
 def _images(random, batch_size, image_size, dtype):

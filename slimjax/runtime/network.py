@@ -67,7 +67,7 @@ class Compiled:
   """A width's program for one shape of images.
 
   Attributes:
-    call: (prepared weights, images) -> logits
+    call: (prepared weights, images) -> outputs
     compile_s: seconds the compilation took; None if it was not timed.
     temp_bytes: temporary memory of the program; None if the backend does not
       tell.
@@ -130,7 +130,7 @@ class Network:
     return self._backend.name
 
   def __call__(self, images: Any, *, width: Width) -> Any:
-    """Returns logits [b, num_classes], float32.
+    """Returns the outputs: of a classifier logits [b, classes], float32.
 
     Args:
       images: uint8 [b, h, w, 3] as the manifest's `preprocessing` says, or
@@ -187,10 +187,10 @@ class Network:
     return Memory(sizes, held)
 
   def verify(self, *, tolerance: float | None = None) -> dict[Width, float]:
-    """Compares the logits of every width with those stored in the bundle.
+    """Compares the outputs of every width with those stored in the bundle.
 
     Args:
-      tolerance: the largest difference allowed, relative to the largest logit;
+      tolerance: the largest difference allowed, relative to the largest output;
         default: 1e-3, or 0.1 for networks or devices that compute with less
         than float32.
 
@@ -202,23 +202,29 @@ class Network:
     """
     dtype = self.manifest.model.get('dtype')
     by_xla = self.backend == 'jax'  # the ONNX models compute in float32
+    single = dtype == 'float32'
     if tolerance is None:
-      exact = dtype == 'float32' and jax.default_backend() == 'cpu'
+      exact = single and jax.default_backend() == 'cpu'
       tolerance = 1e-3 if exact or not by_xla else 0.1
-    kind = 'logits' if by_xla or dtype == 'float32' else 'float32'
+    # What bundles of schema 1 call logits.
+    kinds = ('outputs', 'logits') if by_xla or single else ('float32',)
     sample = bundle.read_tensors(self._folder / bundle.SAMPLE)
     differences = {}
     for width, entry in self._entries.items():
-      expected = sample[f'{kind}/{entry.switch}']
-      found = np.asarray(self(sample['images'], width=width))
-      largest = np.abs(expected).max() or 1.0
-      differences[width] = float(np.abs(found - expected).max() / largest)
+      outputs = bundle.named_outputs(self(sample['images'], width=width))
+      relative = []
+      for name, found in outputs.items():
+        keys = [f'{kind}/{entry.switch}{name}' for kind in kinds]
+        (expected,) = (sample[key] for key in keys if key in sample)
+        largest = np.abs(expected).max() or 1.0
+        relative.append(np.abs(np.asarray(found) - expected).max() / largest)
+      differences[width] = float(np.max(relative))
     # The comparison is negated so that NaN is wrong, too.
     wrong = {w: d for w, d in differences.items() if not d <= tolerance}
     if wrong:
       text = ', '.join(f'{d:.1e} at {w}' for w, d in wrong.items())
       raise BundleError(
-        f'{self._folder} does not give the logits it was written with:'
+        f'{self._folder} does not give the outputs it was written with:'
         f' {text}, relative, more than {tolerance:.1e}'
       )
     return differences
@@ -428,7 +434,7 @@ def load(
     BundleError: the folder is no bundle, or not as it was written.
     ValueError: the bundle has no such widths, backend, batch sizes or platform.
   """
-  folder = pathlib.Path(folder)
+  folder = bundle.local(folder)
   for what, given, allowed in (
     ('backend', backend, BACKENDS),
     ('prepare', prepare, PREPARE),

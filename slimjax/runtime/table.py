@@ -27,7 +27,7 @@ class Row:
     width: a float, or the channels of every layer.
     batch_size: number of images in a request.
     p50_ms, p95_ms, p99_ms: quantiles of the latency of a request, from images
-      on the host to logits on the host.
+      on the host to outputs on the host.
     p50_ci, p95_ci, p99_ci: 95 % confidence intervals of these, ms.
     images_per_second: throughput of one request after another.
     requests: number of requests timed.
@@ -37,7 +37,7 @@ class Row:
     temp_bytes: the program's peak temporary memory; None if unknown.
     macs: multiply-accumulates for one image.
     params: number of parameters.
-    error: top-1 validation error, percent; None if unknown.
+    error: what is minimised, on validation images; None if unknown.
   """
 
   width: Width
@@ -92,6 +92,7 @@ class Table:
     backend: 'jax' or 'onnxruntime'.
     measured: when it was measured, ISO 8601.
     versions: {package: version} of those that ran.
+    error_title: what `error` is, with its unit.
   """
 
   rows: tuple[Row, ...]
@@ -99,6 +100,7 @@ class Table:
   backend: str
   measured: str
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  error_title: str = 'error, %'
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import functools
 import os
 import pathlib
@@ -14,11 +15,14 @@ from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax.data.batches import Batch
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
 from slimjax.runtime.network import load
+from slimjax.tasks.base import Forward
+from slimjax.tasks.base import Metric
 from slimjax.variables import apply
 from slimjax.variables import extract
 from slimjax.variables import fold_batch_norm
@@ -27,11 +31,12 @@ from slimjax.variables import Variables
 from slimjax.variables.folding import foldable
 from slimjax.variables.format import private_collections
 from slimjax.variables.profile import profile_model
-from slimjax.widths import canonical
+from slimjax.variables.slicing import describe
 from slimjax.widths import Width
 
 FORMATS = ('jax', 'onnx')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
+Predict = Callable[[Forward, Batch], Any]
 
 
 def export(
@@ -45,57 +50,58 @@ def export(
   preprocessing: str = '',
   class_names: Sequence[str] = (),
   errors: Mapping[Width, float] | None = None,
+  headline: Metric | None = None,
+  predict: Predict | None = None,
   validation: Mapping[str, Any] | None = None,
   sample: np.ndarray | None = None,
   batch_size: int | None = None,
   platforms: Sequence[str] = PLATFORMS,
   formats: Sequence[str] = ('jax',),
 ) -> bundle.Manifest:
-  """Writes `model` as a bundle, loads it again and compares its logits.
+  """Writes `model` as a bundle, loads it again and compares its outputs.
 
   Args:
     model: from `slimjax.create_model`, or a `SlimNet` of your own.
     variables: its variables.
-    out: a folder that does not exist yet; it appears when it is whole.
+    out: a local folder that does not exist yet; it appears when it is whole.
     image_size: pixels, or (height, width).
-    widths: to write; all the model has unless told.
+    widths: to write; by default all the model has.
     preprocess: uint8 images [b, h, w, 3] -> floating images; becomes part of
       the bundle. Without it the bundle takes preprocessed images only.
     preprocessing: the same in words, for the manifest.
-    class_names: one a class, or none.
-    errors: top-1 validation error, percent, by width.
-    validation: of what the errors are, for the manifest (JSON).
+    class_names: one name per class, or empty.
+    errors: what is minimised, on validation images, by width.
+    headline: the metric that the errors are of; for tables and plots.
+    predict: (forward, {'image': images}) -> what the bundle gives, an array or
+      a tree of arrays, examples first, such as a task's; by default the
+      network's outputs.
+    validation: where the errors come from, for the manifest (JSON).
     sample: images for the bundle's check of itself: uint8 with `preprocess`,
-      else floating; noise unless told.
-    batch_size: that the programs take; any unless told.
+      else floating; by default noise.
+    batch_size: that the programs take; by default any.
     platforms: for which the programs are made.
-    formats: 'jax' (programs for XLA), 'onnx' (an ONNX model a width; needs the
-      extra `onnx`), or both.
+    formats: 'jax' (programs for XLA), 'onnx' (an ONNX model per width; needs
+      the extra `onnx`, and a single output), or both.
 
   Raises:
     FileExistsError: `out` exists.
     ValueError: something asked for does not fit the model.
-    BundleError: what was written does not give the model's logits.
+    BundleError: what was written does not give the model's outputs.
   """
-  out = pathlib.Path(out)
+  out = bundle.local(out)
   if out.exists():
     raise FileExistsError(f'{out} exists; choose another folder or remove it')
   image_size = pair(image_size)
-  chosen = [canonical(width) for width in widths] or list(model.ordered_widths)
-  for width in chosen:
-    model.switch(width)
+  chosen = model.find_widths(widths)
   _check_choice('format', formats, FORMATS)
   _check_choice('platform', platforms, PLATFORMS)
-  if class_names and len(class_names) != model.num_classes:
-    raise ValueError(
-      f'{len(class_names)} class names, but the model has'
-      f' {model.num_classes} classes'
-    )
   if batch_size is not None and batch_size < 1:
     raise ValueError(f'batch_size must be positive, got {batch_size}')
   model = model.clone(remat=False, axis_name=None)
+  predict = predict or _outputs
   if sample is None:
     sample = _noise((batch_size or 2, *image_size, 3), preprocess is not None)
+  _check_outputs(model, variables, predict, image_size, class_names, formats)
 
   draft = out.with_name(out.name + '.draft')
   shutil.rmtree(draft, ignore_errors=True)
@@ -107,23 +113,23 @@ def export(
         model,
         variables,
         width,
+        predict=predict,
         image_size=image_size,
         batch_size=batch_size,
         error=None if errors is None else errors.get(width),
         platforms=platforms,
         formats=formats,
       )
-      for width in sorted(chosen, key=model.ordered_widths.index)
+      for width in chosen
     ]
     if preprocess is not None:
       images = _images('uint8', batch_size, image_size)
       _write_program(draft, bundle.PREPROCESS, preprocess, platforms, images)
     _save(draft / bundle.WEIGHTS, _tensors(variables, entries))
-    expected = _expected(model, variables, preprocess, sample, chosen)
+    expected = _expected(model, variables, predict, preprocess, sample, chosen)
     _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
     manifest = bundle.Manifest(
       model=_describe(model),
-      num_classes=model.num_classes,
       class_names=tuple(class_names),
       image_size=image_size,
       preprocessing=preprocessing,
@@ -133,6 +139,7 @@ def export(
       validation=dict(validation or {}),
       versions=bundle.versions(_packages(formats)),
       files=bundle.describe_files(draft),
+      **_described(headline),
     )
     bundle.write_manifest(draft, manifest)
     # Programs for other platforms can not be run here.
@@ -201,24 +208,69 @@ def _selected(variables, switch):
   return flat
 
 
+def _run(predict: Predict, model, variables, images, *, width):
+  """What a bundle gives for floating images."""
+  forward = functools.partial(apply, model, variables, width=width)
+  return predict(forward, {'image': images})
+
+
+def _outputs(forward, batch):
+  return forward(batch['image'])
+
+
+def _check_outputs(model, variables, predict, image_size, class_names, formats):
+  """Raises ValueError if what is asked for does not fit the outputs."""
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  run = functools.partial(_run, predict, model, width=model.ordered_widths[0])
+  outputs = bundle.named_outputs(jax.eval_shape(run, variables, images))
+  if 'onnx' in formats and list(outputs) != ['']:
+    raise ValueError(
+      'an ONNX model has a single output here, but this task gives'
+      f' {", ".join(name[1:] for name in outputs)}; export it for jax'
+    )
+  if class_names and list(outputs) == ['']:
+    channels = outputs[''].shape[-1]
+    if len(class_names) != channels:
+      raise ValueError(
+        f'{len(class_names)} class names, but the model has {channels} classes'
+      )
+
+
+def _described(headline: Metric | None) -> dict[str, Any]:
+  if headline is None:
+    return {}
+  return {'headline': {'title': headline.title, 'unit': headline.unit}}
+
+
 def _prepare(model: SlimNet, width: Width, tensors: dict[str, Any]):
-  """The weights of one width: sliced, norms folded in, in its dtype."""
+  """The weights of one width: sliced, norms folded in, in their dtypes."""
   small, weights = extract(model, _unflatten(tensors), width=width)
   if foldable(model):
     small, weights = fold_batch_norm(small, weights)
-  flat = _flatten(weights['params'], 'params')
-  flat = {name: array.astype(model.dtype) for name, array in flat.items()}
+  computed = {
+    '/'.join(path): leaf.computed
+    for path, leaf in describe(small, width).items()
+  }
+  flat = {
+    name: array.astype(computed.get(name) or array.dtype)
+    for name, array in _flatten(weights[PARAMS], PARAMS).items()
+  }
   for collection in private_collections(weights):
     flat.update(_flatten(weights[collection], collection))
   return flat
 
 
 def _predict(
-  model: SlimNet, width: Width, folded: bool, weights: dict[str, Any], images
+  predict: Predict,
+  model: SlimNet,
+  width: Width,
+  folded: bool,
+  weights: dict[str, Any],
+  images,
 ):
-  """Logits [b, classes] of floating images, of `_prepare`'s weights."""
+  """What the bundle gives for floating images, of `_prepare`'s weights."""
   small = model.clone(widths=(width,), folded=folded)
-  return apply(small, _unflatten(weights), images, width=width)
+  return _run(predict, small, _unflatten(weights), images, width=width)
 
 
 def _write_width(
@@ -227,6 +279,7 @@ def _write_width(
   variables: Variables,
   width: Width,
   *,
+  predict: Predict,
   image_size: tuple[int, int],
   batch_size: int | None,
   error: float | None,
@@ -237,14 +290,14 @@ def _write_width(
   tensors = _selected(variables, switch)
   prepare = functools.partial(_prepare, model, width)
   folded = model.folded or foldable(model)
-  predict = functools.partial(_predict, model, width, folded)
+  program = functools.partial(_predict, predict, model, width, folded)
   prepared = jax.eval_shape(prepare, tensors)
   images = _images('float32', batch_size, image_size)
   programs: tuple[str, str] | tuple[None, None] = (None, None)
   if 'jax' in formats:
     programs = (f'programs/{switch}.prepare', f'programs/{switch}.predict')
     _write_program(folder, programs[0], prepare, platforms, tensors)
-    _write_program(folder, programs[1], predict, platforms, prepared, images)
+    _write_program(folder, programs[1], program, platforms, prepared, images)
   onnx = None
   if 'onnx' in formats:
     from slimjax.runtime.onnx_graph import write_onnx
@@ -255,8 +308,8 @@ def _write_width(
     # ONNX Runtime has no bfloat16 on CPUs.
     exact = model.clone(dtype=jnp.float32)
     weights = jax.jit(functools.partial(_prepare, exact, width))(tensors)
-    predict = functools.partial(_predict, exact, width, folded)
-    write_onnx(predict, weights, images, path, name=switch)
+    program = functools.partial(_predict, predict, exact, width, folded)
+    write_onnx(program, weights, images, path, name=switch)
   profile = profile_model(model, width=width, image_size=image_size)
   return bundle.WidthEntry(
     width=width,
@@ -300,27 +353,32 @@ def _save(path, tensors):
   )
 
 
-def _expected(model, variables, preprocess, sample, widths):
-  """The logits of the model itself, of nothing that is in the bundle."""
+def _expected(model, variables, predict, preprocess, sample, widths):
+  """The outputs of the model itself, of nothing that is in the bundle."""
   images = jnp.asarray(sample)
   if preprocess is not None:
     images = preprocess(images)
-  run = jax.jit(apply, static_argnums=0, static_argnames='width')
-  models = {'logits': model}
+  run = jax.jit(_run, static_argnums=(0, 1), static_argnames='width')
+  models = {'outputs': model}
   if model.dtype != jnp.float32:  # as ONNX models compute
     models['float32'] = model.clone(dtype=jnp.float32)
   return {
-    f'{kind}/{model.switch(width)}': np.asarray(
-      run(model, variables, images, width=width)
-    )
+    f'{kind}/{model.switch(width)}{name}': np.asarray(array)
     for kind, model in models.items()
     for width in widths
+    for name, array in bundle.named_outputs(
+      run(predict, model, variables, images, width=width)
+    ).items()
   }
 
 
 def _describe(model):
+  """The class and its options that JSON can hold."""
   options = {
-    name: getattr(model, name) for name in ('num_classes', 'small_stem')
+    field.name: getattr(model, field.name)
+    for field in dataclasses.fields(model)
+    if isinstance(getattr(model, field.name), (bool, int, float, str))
+    and field.name not in ('name', 'parent')
   }
   return {
     'class': type(model).__name__,

@@ -43,12 +43,14 @@ class Leaf:
     dtype: of the array.
     segments: of every axis.
     fold: how the norm it belongs to folds; None if it does not.
+    computed: the type its layer computes with; None if it does not say.
   """
 
   shape: tuple[int, ...]
   dtype: Any
   segments: tuple[Segments, ...]
   fold: Fold | None = None
+  computed: Any = None
 
 
 def describe(model: SlimNet, width: Width) -> Mapping[Path, Leaf]:
@@ -89,7 +91,9 @@ def _leaf(value: Any) -> Leaf:
   if isinstance(value, Declared):
     plain = _leaf(value.value)
     segments = value.segments or plain.segments
-    return dataclasses.replace(plain, segments=segments, fold=value.fold)
+    return dataclasses.replace(
+      plain, segments=segments, fold=value.fold, computed=value.computed
+    )
   return Leaf(value.shape, value.dtype, tuple((n,) for n in value.shape))
 
 

@@ -1,0 +1,514 @@
+"""A width uses the leading block that the network built at it would have."""
+
+import functools
+import logging
+import re
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import slimjax
+from slimjax.layers import ConvNorm
+from slimjax.layers import SlimConv
+from slimjax.layers import SwitchableBatchNorm
+from slimjax.models import mobilenet_v1
+from slimjax.models import mobilenet_v2
+from slimjax.models import shufflenet
+from slimjax.variables import select
+from slimjax.variables.slicing import Cut
+from slimjax.variables.slicing import cuts
+
+WIDTHS = (0.5, 1.0)
+
+
+class Net(slimjax.SlimNet):
+  """A network of layers conv0, conv1, ... on small images; tests fill it."""
+
+  sizes: tuple[int, ...] = (8,)
+
+  def layer_names(self):
+    return [(f'conv{i}', None) for i in range(len(self.sizes))]
+
+  def uniform_channels(self, width):
+    return [int(c * width) for c in self.sizes]
+
+  def example(self):
+    return (jax.ShapeDtypeStruct((1, 6, 6, 3), jnp.float32),)
+
+
+def make(kind, **options):
+  return kind(**{'num_classes': 3, 'widths': WIDTHS, **options})
+
+
+def drawn(model):
+  """Random variables in the format of `slimjax.init`."""
+  shapes = jax.eval_shape(lambda: slimjax.init(model, jax.random.key(0)))
+  random = np.random.default_rng(0)
+
+  def draw(like):
+    if len(like.shape) > 1:
+      return jnp.asarray(random.normal(size=like.shape), like.dtype)
+    return jnp.asarray(random.uniform(0.5, 1.5, like.shape), like.dtype)
+
+  return jax.tree.map(draw, shapes)
+
+
+def images_of(size=6, batch=2):
+  return jnp.float32(
+    np.random.default_rng(9).normal(size=(batch, size, size, 3))
+  )
+
+
+def close(found, expected, tolerance=1e-5):
+  found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+# Layers with a life of their own.
+
+
+class Twice(Net):
+  """One convolution called with all its channels, then with half of them."""
+
+  sizes: tuple[int, ...] = (8, 4)
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    (full, _), (first, second) = self.full_channels, self.channels(width)
+    x = SlimConv(full, 1, name='stem')(images, first)
+    body = SlimConv(full, in_features=full, use_bias=True, name='body')
+    x = nn.relu(body(x, first))
+    return self.classify(nn.relu(body(x, second)))
+
+
+def test_gradients_of_a_layer_called_with_two_counts():
+  model = make(Twice)
+  params = drawn(model)['params']
+  images = images_of()
+
+  def gradient(net, params):
+    loss = lambda params: jnp.sum(
+      jnp.sin(net.apply({'params': params}, images, width=0.5))
+    )
+    return jax.jit(jax.grad(loss))(params)
+
+  by_hand = gradient(model, params)  # of the whole tree
+  small, weights = slimjax.extract(model, {'params': params}, width=0.5)
+  part = gradient(small, weights['params'])
+  for (_, *path), cut in cuts(model, 0.5).items():
+    layer, name = path
+    found = cut.add(jnp.zeros(cut.whole_shape), part[layer][name])
+    assert np.abs(found).max() > 0
+    close(found, by_hand[layer][name])
+
+
+class Large(Net):
+  """Takes images of 96 pixels and more."""
+
+  def example(self):
+    return (jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32),)
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    (full,), (active,) = self.full_channels, self.channels(width)
+    conv = self.conv_norm(nn.relu)
+    x = conv(full, 5, 8, name='conv0')(images, active, train=train)
+    return self.classify(nn.max_pool(x, (9, 9)))
+
+
+class Hidden(Large):
+  """The same, but does not say so."""
+
+  example = slimjax.SlimNet.example
+
+
+def test_a_network_that_needs_large_images():
+  model, images = make(Large), images_of(96)
+  variables = slimjax.init(model, jax.random.key(0))
+  assert slimjax.apply(model, variables, images, width=0.5).shape == (2, 3)
+  _, weights = slimjax.extract(model, variables, width=0.5)
+  assert weights['params']['conv0']['conv']['kernel'].shape == (5, 5, 3, 4)
+  macs = lambda size: (
+    slimjax.profile_model(model, width=0.5, image_size=size).macs
+  )
+  assert macs(None) == macs(96) == 144 * 25 * 3 * 4 + 4 * 3
+  assert macs((96, 192)) == 2 * 144 * 25 * 3 * 4 + 4 * 3
+  assert slimjax.check_model(model) == []
+  (line,) = slimjax.check_model(model, image_size=32)
+  assert '[1, 32, 32, 3] does not fit, [1, 96, 96, 3] of def example' in line
+  (line,) = slimjax.check_model(make(Hidden))
+  assert 'Hidden cannot be built at full width: the last map is empty' in line
+  assert '[1, 128, 128, 3] is large enough, [1, 64, 64, 3] is not' in line
+  assert 'def example(self)' in line
+
+
+class Plain(Net):
+  """Layers and parameters of Flax, without a norm."""
+
+  sizes: tuple[int, ...] = (8, 12)
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    first, second = self.channels(width)
+    x = nn.PReLU(name='prelu')(nn.Conv(first, (3, 3), name='conv')(images))
+    scale = self.param('scale', nn.initializers.constant(0.1), (first,))
+    table = self.param('table', nn.initializers.normal(), (36,))
+    x = x * scale.reshape(1, 1, 1, -1) + table.reshape(1, 6, 6, 1)
+    x = nn.relu(nn.Dense(second, name='dense')(x))
+    return self.classify(x)
+
+
+@pytest.mark.parametrize('width, first, second', [(0.5, 4, 6), (1.0, 8, 12)])
+def test_layers_and_parameters_of_flax(width, first, second):
+  model = make(Plain)
+  variables = drawn(model)
+  assert set(variables) == {'params'}
+  params = variables['params']
+  expected = {
+    'conv': {
+      'kernel': params['conv']['kernel'][..., :first],
+      'bias': params['conv']['bias'][:first],
+    },
+    'prelu': params['prelu'],
+    'scale': params['scale'][:first],
+    'table': params['table'],
+    'dense': {
+      'kernel': params['dense']['kernel'][:first, :second],
+      'bias': params['dense']['bias'][:second],
+    },
+    'classifier': {
+      'kernel': params['classifier']['kernel'][:second],
+      'bias': params['classifier']['bias'],
+    },
+  }
+  small, weights = slimjax.extract(model, variables, width=width)
+  close(weights['params'], expected, 0)
+  logits = slimjax.apply(model, variables, images_of(), width=width)
+  by_hand = make(Plain, widths=(width,)).apply(
+    {'params': expected}, images_of(), width=width
+  )
+  close(logits, by_hand)
+  close(slimjax.apply(small, weights, images_of(), width=width), by_hand)
+  profile = slimjax.profile_model(model, width=width)
+  convolutions = 36 * 27 * first + 36 * first * second
+  assert profile.macs == convolutions + second * 3
+  layers = 27 * first + first + first * second + second + second * 3 + 3
+  assert profile.params == layers + 1 + first + 36
+  assert profile.bn_params == 0
+
+
+def test_a_network_without_norms_begins_and_is_correct():
+  model = make(Plain)
+  variables = slimjax.init(model, jax.random.key(0))
+  shapes = jax.tree.map(jnp.shape, variables)
+  assert shapes == jax.tree.map(jnp.shape, drawn(model))
+  np.testing.assert_array_equal(variables['params']['scale'], np.float32(0.1))
+  assert slimjax.check_model(model) == []
+
+
+class Blocks(Net):
+  """Three blocks that can be computed twice instead of kept."""
+
+  sizes: tuple[int, ...] = (8, 8, 16)
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    x, conv = images, self.conv_norm(nn.relu)
+    for i, active in enumerate(self.channels(width)):
+      block = conv(self.full_channels[i], name=f'conv{i}')
+      x = self.run_block(block, x, active, train=train)
+    return self.classify(x)
+
+
+def test_remat_takes_the_same_parts():
+  plain, remat = make(Blocks), make(Blocks, remat=True)
+  assert cuts(remat, 0.5) == cuts(plain, 0.5)
+  assert not any(
+    cut.is_whole for path, cut in cuts(remat, 0.5).items() if 'bias' not in path
+  )
+  variables = drawn(plain)
+  small, weights = slimjax.extract(remat, variables, width=0.5)
+  close(weights, slimjax.extract(plain, variables, width=0.5)[1], 0)
+  expected = slimjax.apply(plain, variables, images_of(), width=0.5)
+  close(slimjax.apply(small, weights, images_of(), width=0.5), expected)
+  assert slimjax.check_model(remat) == []
+
+
+# Folding.
+
+
+class OwnBias(Net):
+  """A biased convolution, and a norm of another epsilon at the top level."""
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    (full,), (active,) = self.full_channels, self.channels(width)
+    x = SlimConv(full, use_bias=True, name='first')(images, active)
+    if not self.folded:
+      norm = SwitchableBatchNorm(epsilon=0.3, folds_into='first', name='second')
+      x = norm(x, train=train)
+    return self.classify(nn.relu(x))
+
+
+class Top(Net):
+  """A ConvNorm that is not in a block."""
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    (full,), (active,) = self.full_channels, self.channels(width)
+    unit = ConvNorm(full, activation=nn.relu, folded=self.folded, name='top')
+    return self.classify(unit(images, active, train=train))
+
+
+class Before(Net):
+  """A norm in front of its convolution, beside one that folds."""
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    (full,), (active,) = self.full_channels, self.channels(width)
+    x = self.conv_norm(nn.relu)(full, name='stem')(images, active, train=train)
+    x = SwitchableBatchNorm(name='before')(x, train=train)
+    x = SlimConv(full, name='conv')(nn.relu(x), active)
+    return self.classify(x)
+
+
+class Nowhere(OwnBias):
+  """A norm that folds into a layer that is not there."""
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    norm = SwitchableBatchNorm(folds_into='conv', name='norm')
+    (full,), (active,) = self.full_channels, self.channels(width)
+    x = SlimConv(full, name='other')(images, active)
+    return self.classify(norm(x, train=train))
+
+
+@pytest.mark.parametrize('kind, left', [(OwnBias, 'first'), (Top, 'top')])
+def test_folding_keeps_the_outputs(kind, left):
+  model = make(kind)
+  variables = drawn(model)
+  small, weights = slimjax.extract(model, variables, width=0.5)
+  folded, fewer = slimjax.fold_batch_norm(small, weights)
+  assert set(fewer) == {'params'}
+  assert set(fewer['params']) == {left, 'classifier'}
+  close(
+    slimjax.apply(folded, fewer, images_of(), width=0.5),
+    slimjax.apply(small, weights, images_of(), width=0.5),
+    1e-4,
+  )
+  with pytest.raises(ValueError, match='folded already'):
+    slimjax.fold_batch_norm(folded, fewer)
+
+
+@pytest.mark.parametrize(
+  'kind, message',
+  [
+    (Before, 'only the norm of a ConvNorm folds .*, not before'),
+    (Nowhere, 'norm folds into conv, but conv is no layer with a kernel'),
+  ],
+)
+def test_norms_that_do_not_fold_are_refused_by_name(kind, message):
+  model = make(kind)
+  small, weights = slimjax.extract(model, drawn(model), width=0.5)
+  with pytest.raises(ValueError, match=message):
+    slimjax.fold_batch_norm(small, weights)
+
+
+# Cuts.
+
+
+def random_cut(random):
+  full, used = [], []
+  for _ in range(random.integers(1, 4)):
+    sizes = tuple(int(n) for n in random.integers(1, 5, random.integers(1, 4)))
+    full.append(sizes)
+    used.append(tuple(int(random.integers(0, n)) + 1 for n in sizes))
+  return Cut(tuple(full), tuple(used))
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_cuts_against_numpy(seed):
+  random = np.random.default_rng(seed)
+  cut = random_cut(random)
+  indices = []
+  for full, used in zip(cut.full, cut.used, strict=True):
+    starts = np.cumsum((0, *full[:-1]))
+    pairs = zip(starts, used, strict=True)
+    indices.append(np.concatenate([np.arange(s, s + n) for s, n in pairs]))
+  there = np.ix_(*indices)
+  whole = random.integers(0, 99, cut.whole_shape).astype(np.float32)
+  part = random.integers(0, 99, cut.shape).astype(np.float32)
+  assert cut.is_whole == (cut.whole_shape == cut.shape)
+  np.testing.assert_array_equal(cut.take(jnp.array(whole)), whole[there])
+  added, replaced = whole.copy(), whole.copy()
+  added[there] += part
+  replaced[there] = part
+  np.testing.assert_array_equal(cut.add(jnp.array(whole), part), added)
+  np.testing.assert_array_equal(cut.put(jnp.array(whole), part), replaced)
+  np.testing.assert_array_equal(
+    cut.stacked.take(jnp.array(whole)[None]), whole[there][None]
+  )
+
+
+def few(monkeypatch):
+  """Shallow tables of the families; the number of classes is not used else."""
+  monkeypatch.setattr(mobilenet_v1, 'UNITS', mobilenet_v1.UNITS[:3])
+  monkeypatch.setattr(
+    mobilenet_v2, 'STAGES', ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2))
+  )
+  monkeypatch.setattr(shufflenet, 'STAGES', ((240, 2), (480, 1)))
+
+
+FAMILIES = ('mobilenet_v1', 'mobilenet_v2', 'shufflenet', 'resnet14')
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_parts_of_the_families(name):
+  model = slimjax.create_model(name, num_classes=10, widths=WIDTHS)
+  # The public format, but nothing is drawn: each number is its place.
+  shapes = jax.eval_shape(lambda: slimjax.init(model, jax.random.key(0)))
+  count = lambda like: np.arange(np.prod(like.shape)).reshape(like.shape)
+  flat = {
+    path: count(like)
+    for path, like in traverse_util.flatten_dict(shapes['params']).items()
+  }
+  grouped = 0
+  for (collection, *path), cut in cuts(model, 0.5).items():
+    if collection != 'params':
+      assert cut.whole_shape[0] >= cut.shape[0]
+      continue
+    whole = flat[tuple(path)]
+    assert whole.shape == cut.whole_shape
+    segments = {len(axis) for axis in cut.full}
+    if segments == {1}:
+      leading = whole[tuple(slice(n) for n in cut.shape)]
+    else:
+      # Three groups of outputs, the leading half of each.
+      grouped += 1
+      assert segments == {1, 3}
+      thirds = np.split(whole[:, :, : cut.shape[2]], 3, axis=-1)
+      leading = np.concatenate(
+        [third[..., : cut.shape[3] // 3] for third in thirds], axis=-1
+      )
+    taken = whole[
+      np.ix_(
+        *(
+          np.concatenate(
+            [
+              np.arange(start, start + n)
+              for start, n in zip(np.cumsum((0, *a[:-1])), b, strict=True)
+            ]
+          )
+          for a, b in zip(cut.full, cut.used, strict=True)
+        )
+      )
+    ]
+    np.testing.assert_array_equal(taken, leading)
+  # The stem, and two of every unit; the depthwise follows the shuffle.
+  assert grouped == (33 if name == 'shufflenet' else 0)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_families_are_correct(name, monkeypatch):
+  few(monkeypatch)
+  # The caches know a network by its attributes, not by the table.
+  model = slimjax.create_model(
+    name, num_classes=7, widths=WIDTHS, small_stem=True
+  )
+  assert slimjax.check_model(model, image_size=16) == []
+
+
+# What it costs, and what is refused.
+
+
+def test_extracting_compiles_slices_only(caplog):
+  model = make(Blocks, num_classes=5)
+  variables = drawn(model)
+  pattern = re.compile(r'Finished XLA compilation of jit\(([^)]*)\)')
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    slimjax.extract(model, variables, width=0.5)
+    found = {
+      name
+      for record in caplog.records
+      for name in pattern.findall(record.getMessage())
+    }
+  assert found == {'slice'}
+
+
+def test_variables_that_a_width_alone_has_are_refused():
+  class Named(Net):
+    @nn.compact
+    def __call__(self, images, *, width, train=False):
+      (full,), (active,) = self.full_channels, self.channels(width)
+      x = SlimConv(full, name=f'conv_of_{active}')(images, active)
+      return self.classify(x)
+
+  message = (
+    'params/conv_of_4/kernel: the network at width 0.5 has it, the whole Named'
+    ' has not; create the same variables at every width'
+  )
+  with pytest.raises(ValueError, match=message):
+    cuts(make(Named), 0.5)
+  lines = slimjax.check_model(make(Named))
+  assert lines == [f'width 0.5: {message}']
+
+
+def test_shapes_that_are_no_part_are_refused():
+  class Growing(Net):
+    @nn.compact
+    def __call__(self, images, *, width, train=False):
+      (active,) = self.channels(width)
+      return self.classify(nn.Conv(12 - active, (1, 1), name='conv')(images))
+
+  message = r'params/conv/kernel: its shape at width 0.5 is \[1, 1, 3, 8\], no'
+  with pytest.raises(ValueError, match=message):
+    cuts(make(Growing), 0.5)
+
+
+class Counted(Net):
+  """Tells how often it has been traced."""
+
+  calls = 0
+
+  @nn.compact
+  def __call__(self, images, *, width, train=False):
+    type(self).calls += 1
+    (full,), (active,) = self.full_channels, self.channels(width)
+    return self.classify(SlimConv(full, name='conv0')(images, active))
+
+
+def test_one_trace_a_width():
+  model, images = make(Counted), images_of()
+  variables = drawn(model)
+  slimjax.extract(model, variables, width=1.0)  # shapes are evaluated
+  predict = jax.jit(slimjax.apply, static_argnums=0, static_argnames='width')
+  Counted.calls = 0
+  names = (1, 1.0, np.float32(1), np.float64(1))
+  logits = [predict(model, variables, images, width=w) for w in names]
+  assert Counted.calls == 1
+  logits += [slimjax.apply(model, variables, images, width=w) for w in names]
+  assert Counted.calls == 1
+  for other in logits:
+    close(other, logits[0], 0)
+  for found in model.find_widths(['1.0', 'w100', 1]):
+    close(predict(model, variables, images, width=found), logits[0], 0)
+  assert Counted.calls == 1
+
+
+def test_a_traced_width_names_the_mend():
+  model = make(Counted)
+  variables = drawn(model)
+  forward = functools.partial(slimjax.apply, model)
+  with pytest.raises(TypeError, match="static_argnames='width'"):
+    jax.jit(forward)(variables, images_of(), width=0.5)
+
+
+def test_a_switch_without_trees_is_refused():
+  model = make(Blocks)
+  with pytest.raises(ValueError, match='no switch w025, only w050, w100'):
+    select(drawn(model), 'w025')
