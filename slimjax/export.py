@@ -27,11 +27,10 @@ def main(argv: Sequence[str]) -> None:
   )
   headline = manifest.headline
   for entry in manifest.widths:
-    error = (
-      ''
-      if entry.error is None
-      else f', {headline["title"]} {abs(entry.error):.2f} {headline["unit"]}'
-    )
+    error = ''
+    if entry.error is not None:
+      value = entry.error if headline['direction'] == 'min' else -entry.error
+      error = f', {headline["title"]} {value:.2f} {headline["unit"]}'
     print(
       f'{label(entry.width)}: {entry.macs / 1e6:.2f} M MACs,'
       f' {entry.prepared_bytes / 1e6:.2f} MB of weights{error}'

@@ -89,7 +89,8 @@ class Manifest:
     validation: where the errors come from: data set, split, examples, step.
     versions: of the packages that wrote it.
     files: {path: {'bytes', 'sha256'}}
-    headline: title and unit of the metric that the errors are of.
+    headline: title, unit and direction of the metric that the errors are of;
+      where more is better, the errors are its negatives.
   """
 
   model: Mapping[str, Any]
@@ -103,7 +104,11 @@ class Manifest:
   versions: Mapping[str, str]
   files: Mapping[str, Mapping[str, Any]]
   headline: Mapping[str, str] = dataclasses.field(
-    default_factory=lambda: {'title': 'error', 'unit': '%'}
+    default_factory=lambda: {
+      'title': 'error',
+      'unit': '%',
+      'direction': 'min',
+    }
   )
 
   def entry(self, width: float | tuple[int, ...]) -> WidthEntry:
@@ -170,7 +175,8 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
   if schema not in _READABLE:
     raise BundleError(
       f'{folder} has the schema {schema!r}, this version of slimjax reads'
-      f' {" and ".join(map(str, _READABLE))}; update slimjax, or export the bundle again'
+      f' {" and ".join(map(str, _READABLE))}; update slimjax, or export the'
+      ' bundle again'
     )
   if content.get('sha256') != _content_hash(content):
     raise BundleError(f'{path} has been changed since it was written')
@@ -201,11 +207,9 @@ def local(path: str | os.PathLike) -> pathlib.Path:
 def named_outputs(outputs: Any) -> dict[str, Any]:
   """Returns the arrays of a network's outputs by path; '' of a single one."""
   flat, _ = jax.tree.flatten_with_path(outputs)
+  names = lambda key: getattr(key, 'key', getattr(key, 'idx', key))
   return {
-    ''.join(
-      f'/{getattr(key, "key", getattr(key, "idx", key))}' for key in path
-    ): x
-    for path, x in flat
+    ''.join(f'/{names(key)}' for key in path): array for path, array in flat
   }
 
 

@@ -29,6 +29,7 @@ from slimjax.variables import fold_batch_norm
 from slimjax.variables import select
 from slimjax.variables import Variables
 from slimjax.variables.folding import foldable
+from slimjax.variables.format import PARAMS
 from slimjax.variables.format import private_collections
 from slimjax.variables.profile import profile_model
 from slimjax.variables.slicing import describe
@@ -239,7 +240,8 @@ def _check_outputs(model, variables, predict, image_size, class_names, formats):
 def _described(headline: Metric | None) -> dict[str, Any]:
   if headline is None:
     return {}
-  return {'headline': {'title': headline.title, 'unit': headline.unit}}
+  names = ('title', 'unit', 'direction')
+  return {'headline': {name: getattr(headline, name) for name in names}}
 
 
 def _prepare(model: SlimNet, width: Width, tensors: dict[str, Any]):
