@@ -290,8 +290,8 @@ def test_own_networks_fixed_batches_and_bfloat16(tmp_path):
   net = runtime.load(tmp_path / 'own')
   assert net.widths == (0.5,)
   weights = jax.tree.leaves(net.weights(0.5))
-  kinds = {w.dtype for w in weights if w.ndim > 1}
-  assert kinds == {jnp.dtype(jnp.bfloat16)}  # norms stay float32
+  kinds = {w.dtype for w in weights if w.ndim == 4}
+  assert kinds == {jnp.dtype(jnp.bfloat16)}  # classifier and norms stay float32
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
   expected = slimjax.apply(
     model, variables, jnp.asarray(images, jnp.float32), width=0.5
@@ -369,7 +369,7 @@ def foreign(folder):
 
 
 def future(folder):
-  rewrite(folder, schema=2)
+  rewrite(folder, schema=3)
 
 
 def incomplete(folder):
@@ -422,8 +422,8 @@ def other_platform(folder):
     (edit_manifest, 'manifest.json has been changed'),
     (garble, 'is not JSON'),
     (foreign, 'is not the manifest of a slimjax bundle'),
-    (future, 'has the schema 2, this version of slimjax reads 1'),
-    (incomplete, "is not what schema 1 says: .*'macs'"),
+    (future, 'has the schema 3, this version of slimjax reads 1 and 2'),
+    (incomplete, "is not what schema 2 says: .*'macs'"),
     (escape, 'names a file outside of itself'),
     (link_out, 'names a file outside of itself'),
     (no_hash, 'has no hash of weights.safetensors'),
@@ -458,7 +458,7 @@ def test_verify_finds_other_weights(path, tmp_path):
   files = bundle.describe_files(copy)
   rewrite(copy, files={name: files[name] for name in content['files']})
   net = runtime.load(copy, prepare='use')
-  with pytest.raises(BundleError, match='does not give the logits'):
+  with pytest.raises(BundleError, match='does not give the outputs'):
     net.verify()
 
 

@@ -1,8 +1,12 @@
 """A run in this process: what it writes, what it refuses, when it stops."""
 
+import collections
 from collections.abc import Mapping
 import json
 import math
+import os
+import shutil
+import signal
 import struct
 import time
 import types
@@ -12,77 +16,126 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tiny_net import get_config
+from tiny_net import NAME
+from tiny_net import STEPS
 
-from slimjax.configs import digits as digits_config
 from slimjax import runtime
-from slimjax.training import steps
-from slimjax.training.checkpoint import Checkpoints
 from slimjax.data import digits
-from slimjax.evaluate import Evaluator
-from slimjax.evaluate import load_run
 from slimjax.export import export_run
 from slimjax.models import create_model
-from slimjax.variables.profile import profile_model
-from slimjax.training.log import Clock
-from slimjax.training.log import MetricsWriter
-from slimjax.training.log import read_metrics
-from slimjax.training.steps import data_mesh
-from slimjax.training.steps import replicate
+from slimjax.tasks import Classification
 from slimjax.train import NonFiniteError
 from slimjax.train import train_and_evaluate
-from slimjax.train import TrainLog
+from slimjax.training import steps
+from slimjax.training.checkpoint import Checkpoints
+from slimjax.training.evaluator import Evaluator
+from slimjax.training.log import MetricsWriter
+from slimjax.training.log import read_metrics
+from slimjax.training.log import TrainLog
+from slimjax.training.loop import claim
+from slimjax.training.progress import Clock
+from slimjax.training.progress import Progress
+from slimjax.training.runs import load_run
+from slimjax.training.steps import data_mesh
+from slimjax.training.steps import replicate
+from slimjax.variables.profile import profile_model
 
-STEPS = 22  # per epoch of 64 examples
 WIDTHS = (0.25, 0.5)
 
 
-def _config(**overrides):
-  """configs/digits.py, shorter and thinner; `a__b` is the key a.b."""
-  config = digits_config.get_config()
-  overrides = {
-    'epochs': 2,
-    'eval_every_epochs': 1,
-    'log_every_steps': 8,
-    'model__widths': WIDTHS,
-    'schedule__warmup_epochs': 0.5,
-    **overrides,
-  }
-  with config.unlocked():
-    for key, value in overrides.items():
-      *sections, name = key.split('__')
-      section = config
-      for part in sections:
-        section = section[part]
-      with section.ignore_type():
-        section[name] = value
-  return config
+class Compilations:
+  """Counts the programs that this process has compiled.
+
+  Attributes:
+    counts: how many they were before and after each call of a function.
+  """
+
+  def __init__(self, patch, **functions):
+    """
+    Args:
+      patch: a `pytest.MonkeyPatch`.
+      **functions: (class, name of a method), by the key of their counts.
+    """
+    self.counts = collections.defaultdict(list)
+    self._compiled = 0
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+    for key, (owner, name) in functions.items():
+      patch.setattr(owner, name, self._counting(key, getattr(owner, name)))
+
+  def _listen(self, event, *_, **__):
+    self._compiled += event.endswith('backend_compile_duration')
+
+  def _counting(self, key, function):
+    def call(*args, **kwargs):
+      self.counts[key].append(self._compiled)
+      result = function(*args, **kwargs)
+      self.counts[key].append(self._compiled)
+      return result
+
+    return call
+
+  def close(self):
+    jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A finished run: its folder, the rows it returned, what it printed.
+  """A finished run: workdir, table, and what was seen of it.
 
-  And every state it saved, copied at the moment it was handed over.
+  That is every state it saved, copied at the moment it was handed over, the
+  records that `on_metrics` got, and the counts of compiled programs.
   """
   workdir = tmp_path_factory.mktemp('train') / 'run'
-  copies = {}
+  seen = types.SimpleNamespace(states={}, records=[], counts={})
   save = Checkpoints.save
 
   def copying_save(self, step, state, position, error):
-    copies[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    seen.states[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
     save(self, step, state, position, error)
 
+  for programs in (
+    steps._prepare_program,
+    steps._gradient_program,
+    steps._update_program,
+    steps.make_eval_step,
+  ):
+    programs.cache_clear()  # as in a process that has just begun
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Checkpoints, 'save', copying_save)
-    table = train_and_evaluate(_config(), workdir)
-  return workdir, table, copies
+    compilations = Compilations(
+      patch, step=(TrainLog, 'add'), evaluation=(Evaluator, '__call__')
+    )
+    table = train_and_evaluate(
+      get_config(), workdir, on_metrics=seen.records.append
+    )
+    compilations.close()
+  seen.counts = compilations.counts
+  return workdir, table, seen
 
 
-def test_metrics_are_one_object_a_width(run):
-  workdir, _, _ = run
+@pytest.fixture(scope='module')
+def stopped(run, tmp_path_factory):
+  """The workdir of the same run, which got SIGTERM in the second epoch."""
+  workdir = tmp_path_factory.mktemp('stopped') / 'run'
+  step = Progress.step
+
+  def interrupted(self, number):
+    step(self, number)
+    if number == STEPS + 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Progress, 'step', interrupted)
+    assert train_and_evaluate(get_config(), workdir) is None
+  return workdir
+
+
+def test_metrics_are_one_object_per_width(run):
+  workdir, _, seen = run
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
-  assert records == read_metrics(workdir)
+  assert records == read_metrics(workdir) == seen.records
   evaluated = [r for r in records if r['split'] == 'validation']
   trained = [r for r in records if r['split'] == 'train']
   assert len(evaluated) + len(trained) == len(records)
@@ -90,8 +143,8 @@ def test_metrics_are_one_object_a_width(run):
   moments = [(r['step'], r['width']) for r in evaluated]
   assert sorted(moments) == [(s, w) for s in (22, 44) for w in WIDTHS]
   moments = [(r['step'], r['width']) for r in trained]
-  steps = (8, 16, 24, 32, 40, 44)
-  assert sorted(moments) == [(s, w) for s in steps for w in WIDTHS]
+  logged = (8, 16, 24, 32, 40, 44)
+  assert sorted(moments) == [(s, w) for s in logged for w in WIDTHS]
   common = {'split', 'step', 'epoch', 'width', 'loss', 'top1_error'}
   common |= {'top5_error'}
   for record in evaluated:
@@ -155,7 +208,7 @@ def test_table_plot_and_results_are_the_last_metrics(run):
   results = json.loads((workdir / 'results.json').read_text())
   assert [row.width for row in table] == [r['width'] for r in results]
   assert [row.width for row in table] == [*WIDTHS]
-  model = create_model('mobilenet_v1', num_classes=10, widths=WIDTHS)
+  model = create_model(NAME, num_classes=10, widths=WIDTHS)
   for row, result in zip(table, results, strict=True):
     profile = profile_model(model, width=row.width, image_size=32)
     assert row.profile == profile
@@ -174,7 +227,8 @@ def test_table_plot_and_results_are_the_last_metrics(run):
 
 def test_checkpoints_hold_the_state_as_it_was_when_saved(run):
   """Though the next step donated its buffers while they were written."""
-  workdir, _, copies = run
+  workdir, _, seen = run
+  copies = seen.states
   assert sorted(copies) == [STEPS, 2 * STEPS]
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
     errors = {
@@ -211,7 +265,7 @@ def test_a_run_becomes_a_bundle(run, tmp_path):
     'examples': 360,
     'step': 2 * STEPS,
   }
-  errors = {row.width: row.top1_error for row in table}
+  errors = {row.width: row.scores['top1_error'] for row in table}
   assert {e.width: e.error for e in manifest.widths} == errors
   net = runtime.load(tmp_path / 'bundle')
   test = digits.load('test')
@@ -225,7 +279,7 @@ def test_a_finished_run_only_reports(run):
   workdir, table, _ = run
   before = (workdir / 'metrics.jsonl').read_bytes()
   (workdir / 'results.json').unlink()
-  again = train_and_evaluate(_config(), workdir)
+  again = train_and_evaluate(get_config(), workdir)
   assert again == table
   assert (workdir / 'results.json').exists()
   assert (workdir / 'metrics.jsonl').read_bytes() == before
@@ -239,6 +293,7 @@ def test_any_batch_size_scores_every_example_once(run, devices):
   for batch_size in (7, 360, 1000):
     evaluator = Evaluator(
       model,
+      Classification(),
       mesh,
       digits.create(),
       widths=(0.25,),
@@ -246,62 +301,125 @@ def test_any_batch_size_scores_every_example_once(run, devices):
     )
     (result,) = evaluator(replicate(variables, mesh)).values()
     assert result['examples'] == 360
-    assert result['top1_error'] == table[0].top1_error
-    assert result['top5_error'] == table[0].top5_error
+    del result['loss']  # of another sum
+    assert result == {**table[0].scores, 'examples': 360}
 
 
 def test_nothing_compiles_after_the_first_step_and_evaluation(
-  tmp_path, monkeypatch
+  run, tmp_path, monkeypatch
 ):
-  compiled = []
-  listen = lambda event, *_, **__: (
-    compiled.append(event) if event.endswith('backend_compile_duration') else 0
-  )
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  counts = {'step': [], 'evaluation': []}
-
-  def counting(kind, function):
-    def call(*args, **kwargs):
-      counts[kind].append(len(compiled))
-      result = function(*args, **kwargs)
-      counts[kind].append(len(compiled))
-      return result
-
-    return call
-
-  for kind, owner, name in (
-    ('step', TrainLog, 'add'),
-    ('evaluation', Evaluator, '__call__'),
-  ):
-    monkeypatch.setattr(owner, name, counting(kind, getattr(owner, name)))
-  for programs in (steps._gradient_program, steps.make_eval_step):
-    programs.cache_clear()  # as in a process that has just begun
-  try:
-    train_and_evaluate(_config(), tmp_path / 'run')
-    first = {kind: counts.pop(kind) for kind in tuple(counts)}
-    counts.update(step=[], evaluation=[])
-    train_and_evaluate(_config(seed=1, epochs=1), tmp_path / 'another')
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
-  of_step, (before, after, *later) = first['step'], first['evaluation']
+  """A run of another seed compiles nothing at all; and it can be traced."""
+  _, _, seen = run
+  of_step, (before, after, *later) = seen.counts.values()
   assert len(of_step) == 2 * 2 * STEPS
   assert 0 < of_step[0] == before  # all of the step before the first
   assert before < after  # the evaluation, the first time
   assert set(later) == {after} == set(of_step[2 * STEPS :])
-  # Of another seed: how it augments and its update, but no width.
-  assert counts['step'][0] - after == 2, (first, counts)
-  assert set(counts['evaluation']) == {counts['step'][0]}
 
-
-def test_a_few_steps_can_be_traced(tmp_path):
-  train_and_evaluate(
-    _config(epochs=1, model__widths=(0.25,)), tmp_path / 'run', profile_steps=2
-  )
-  (trace,) = (tmp_path / 'run' / 'profile').rglob('*.xplane.pb')
+  compilations = Compilations(monkeypatch, step=(TrainLog, 'add'))
+  workdir = tmp_path / 'run'
+  train_and_evaluate(get_config(seed=1), workdir, profile_steps=2)
+  compilations.close()
+  assert set(compilations.counts['step']) == {0}
+  (trace,) = (workdir / 'profile').rglob('*.xplane.pb')
   assert trace.stat().st_size > 1000
   # No step is missing from the log for it.
-  moments = [r['step'] for r in read_metrics(tmp_path / 'run')]
-  assert moments == [8, 16, 22, 22]
+  moments = [(r['split'], r['step'], r['width']) for r in read_metrics(workdir)]
+  assert moments == [(r['split'], r['step'], r['width']) for r in seen.records]
+
+
+# Resuming.
+
+
+def _lines(workdir):
+  """What is logged, without what time it took."""
+  timing = ('images_per_second', 'step_ms', 'input_wait')
+  return [
+    {key: value for key, value in record.items() if key not in timing}
+    for record in read_metrics(workdir)
+  ]
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(run, stopped, tmp_path, capsys):
+  reference, table, seen = run
+  workdir = tmp_path / 'run'
+  shutil.copytree(stopped, workdir)
+  # Where and how it works is free to change.
+  again = train_and_evaluate(get_config(eval_batch_size=100), workdir)
+  said = capsys.readouterr().out
+  assert f'resuming from the checkpoint of step {STEPS + 5}' in said
+  assert 'changed' not in said
+  assert [row.scores for row in again] == [row.scores for row in table]
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    assert checkpoints.latest == 2 * STEPS
+    variables = checkpoints.restore_variables(2 * STEPS)
+  expected = seen.states[2 * STEPS].variables
+  assert jax.tree.structure(variables) == jax.tree.structure(expected)
+  for found, array in zip(
+    jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True
+  ):
+    assert np.asarray(found).tobytes() == array.tobytes()
+  for one, other in zip(_lines(workdir), _lines(reference), strict=True):
+    assert one == pytest.approx(other, rel=1e-6)  # the loss: in other batches
+
+
+def test_some_values_may_change_when_a_run_resumes(
+  run, stopped, tmp_path, capsys
+):
+  """A bound of the gradient too, which today's optimiser has no state for."""
+  _, _, seen = run
+  workdir = tmp_path / 'run'
+  shutil.copytree(stopped, workdir)
+  config = get_config(
+    log_every_steps=5, eval_every_epochs=2, optimizer__clip_norm=1e-6
+  )
+  before = _lines(workdir)
+  train_and_evaluate(config, workdir)
+  said = [
+    line
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith('changed from here on: ')
+  ]
+  assert said == [
+    'changed from here on: config.eval_every_epochs: 1 before, 2 now',
+    'changed from here on: config.log_every_steps: 8 before, 5 now',
+    'changed from here on: config.optimizer.clip_norm: None before, 1e-06 now',
+  ]
+  assert json.loads((workdir / 'config.json').read_text()) == json.loads(
+    config.to_json()
+  )
+  lines = _lines(workdir)
+  assert lines[: len(before)] == before
+  assert {r['step'] for r in lines[len(before) :]} == {30, 35, 40, 44}
+  # It is bounded from there on: only momentum and decay are left.
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    ends = [
+      checkpoints.restore_variables(step)['params']['unit2']['pointwise']
+      for step in (STEPS + 5, 2 * STEPS)
+    ]
+  free = seen.states[2 * STEPS].variables['params']['unit2']['pointwise']
+  stop, bounded, free = (x['conv']['kernel'] for x in (*ends, free))
+  assert 0 < np.linalg.norm(bounded - stop) < np.linalg.norm(free - stop) / 2
+
+  # And back: the same command as at first.
+  train_and_evaluate(get_config(), workdir)
+  said = capsys.readouterr().out
+  assert 'config.optimizer.clip_norm: 1e-06 before, None now' in said
+
+
+def test_unreadable_images_may_be_allowed_later(tmp_path):
+  def config(most, **data):
+    data = {'name': 'imagenet2012', 'max_corrupt': most, **data}
+    return get_config(data=data)
+
+  claim(tmp_path, config(10))
+  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+  assert claim(tmp_path, config(20)) == [
+    'config.data.max_corrupt: 10 before, 20 now'
+  ]
+  assert claim(tmp_path, config(20, data_dir='/elsewhere')) == []
+  with pytest.raises(ValueError, match='data.image_size: 224 before, 32 now'):
+    claim(tmp_path, config(20, image_size=32))
 
 
 def test_the_clock_leaves_pauses_out_and_knows_the_peak():
@@ -324,21 +442,10 @@ def test_the_clock_leaves_pauses_out_and_knows_the_peak():
   share = 100 * images * 6e9 / 4 / 197e12
   assert f'{share:.1f} % of the 197 TFLOP/s of TPU v5 lite' in used
   _, used = clock.summary(100, 10**9, jax.devices()[:1])
-  assert "the peak of 'cpu' is not in slimjax/devices.py" in used
+  assert "the peak of 'cpu' is not in slimjax/training/devices.py" in used
 
 
 # Errors in the configuration come before anything is written.
-
-
-def _without(key):
-  config = _config()
-  *sections, name = key.split('.')
-  section = config
-  for part in sections:
-    section = section[part]
-  with config.unlocked():
-    del section[name]
-  return config
 
 
 @pytest.mark.parametrize(
@@ -366,7 +473,7 @@ def _without(key):
 )
 def test_errors_in_the_configuration_name_the_key(overrides, says, tmp_path):
   with pytest.raises(ValueError, match=says):
-    train_and_evaluate(_config(**overrides), tmp_path / 'run')
+    train_and_evaluate(get_config(**overrides), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -375,13 +482,20 @@ def test_errors_in_the_configuration_name_the_key(overrides, says, tmp_path):
   ['seed', 'model', 'model.name', 'model.widths', 'schedule.peak_lr'],
 )
 def test_missing_keys_are_named(key, tmp_path):
+  config = get_config()
+  *sections, name = key.split('.')
+  section = config
+  for part in sections:
+    section = section[part]
+  with config.unlocked():
+    del section[name]
   with pytest.raises(ValueError, match=f'config.{key} is missing'):
-    train_and_evaluate(_without(key), tmp_path / 'run')
+    train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
 def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
-  config = _config(
+  config = get_config(
     epochs=3,
     schedule__name='multi_step',
     schedule__factor=1e30,
@@ -407,8 +521,6 @@ def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
 
 
 def test_non_finite_steps_are_named_before_they_are_summed():
-  model = create_model('mobilenet_v1', num_classes=10, widths=WIDTHS)
-
   def metrics(thin=1.0, wide=1.0, norm=1.0):
     sums = lambda loss: {
       name: (jnp.float32(loss), jnp.float32(8)) for name in ('loss', 'top1')
@@ -424,7 +536,12 @@ def test_non_finite_steps_are_named_before_they_are_summed():
     ({'wide': np.inf}, 'step 7: the loss of width 0.5 is inf'),
     ({'norm': np.nan}, 'step 7: the gradient norm is nan'),
   ):
-    log = TrainLog(model, record=lambda step: None, last_good=lambda: 4)
+    log = TrainLog(
+      Classification(),
+      {'w025': 0.25, 'w050': 0.5},
+      record=lambda step: None,
+      last_good=lambda: 4,
+    )
     log.add(6, metrics())
     log.add(7, metrics(**bad))  # not read yet
     with pytest.raises(NonFiniteError, match=says):

@@ -52,7 +52,7 @@ def check_model(
     return lines
   for width in model.ordered_widths:
     if problem := attempt(cuts, model, width)[1]:
-      lines.append(f'width {label(width)}: {problem}')
+      lines.append(problem)
   if lines:
     return lines
   with warnings.catch_warnings(action='ignore'):  # plain norms: lines below

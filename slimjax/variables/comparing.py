@@ -49,12 +49,12 @@ def attempt(function: Callable, *args: Any) -> tuple[Any, str]:
     text = text if len(text) < 400 else f'{text[:400]} ...'
     if isinstance(cause, errors.ScopeParamShapeError):
       text += '; layers called with several counts must be of slimjax.layers'
-    elif not isinstance(cause, ValueError):
-      text += (
-        f' ({type(cause).__name__}); counts are those of self.channels(width),'
-        ' and maps that are summed need equal ones, by a group in layer_names'
-      )
-    return None, ': '.join(filter(None, [*layers[:1], text]))
+    elif isinstance(cause, TypeError) and 'shape' in text:
+      text += '; layers whose maps are summed need one group in layer_names'
+    elif isinstance(cause, TypeError) and 'tuple' in text:
+      text += '; a width may be a tuple of channels: use self.channels(width)'
+    where = layers[0] if layers and f'{layers[0]}:' not in text else ''
+    return None, f'{where}: {text}' if where else text
 
 
 def compare(
@@ -73,7 +73,10 @@ def compare(
   switch = model.switch(width)
   own = select(weights, switch)
   whole = _whole(model, select(variables, switch), width)
-  for train in (False, True):
+  parts = cuts(model, width)
+  # At full width both are one network.
+  thinner = not all(cut.is_whole for cut in parts.values())
+  for train in (False, True) if thinner else ():
     run = functools.partial(_run, inputs=inputs, width=width, train=train)
     extracted = (outputs, {})
     if train:
@@ -83,16 +86,17 @@ def compare(
     direct, problem = attempt(run, model, whole)
     if problem:  # a layer of Flax that takes parameters of one size only
       continue
-    moved = _cut_like(extracted[1], direct[1], cuts(model, width))
+    moved = _cut_like(extracted[1], direct[1], parts)
     gap = _difference((direct[0], moved), extracted)
     if gap > tolerance:
       layer = _first(run, (model, whole), (small, own), tolerance)
       lines.append(
         f'{at}, train={train}: {layer} of the extracted network differs from'
-        f' the whole one ({gap:.1e} in the end); a width must use leading'
-        ' channels, and compute from its active counts alone, never from'
-        ' full_channels or widths'
+        f' the whole one ({gap:.1e} in the end); give every layer its active'
+        ' count, use leading channels, and compute from active counts alone,'
+        ' never from full_channels or widths'
       )
+      break
   if foldable(small):
     folded, problem = attempt(
       lambda: call(*fold_batch_norm(small, weights), *inputs)

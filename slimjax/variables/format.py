@@ -29,6 +29,7 @@ from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.variables.slicing import cuts
+from slimjax.variables.slicing import key_shape
 from slimjax.variables.slicing import narrow
 from slimjax.variables.slicing import take_width
 from slimjax.widths import switch_name
@@ -124,7 +125,7 @@ def plain_norms(model: SlimNet) -> list[str]:
     return model.init(key, *inputs, width=model.full_channels)
 
   with nn.intercept_methods(record):
-    jax.eval_shape(initialise, jax.random.key(0), *model.example())
+    jax.eval_shape(initialise, key_shape(), *model.example())
   return [
     f'{path} is {kind} of Flax, so all widths share its scale and bias; use'
     f' slimjax.layers.{_MENDS[kind]}, which gives each width its own'

@@ -66,13 +66,18 @@ def describe(model: SlimNet, width: Width) -> Mapping[Path, Leaf]:
   return _describe(model, width)
 
 
+def key_shape() -> jax.ShapeDtypeStruct:
+  """Returns the shape of a random key; making one would be traced."""
+  return jax.eval_shape(lambda: jax.random.key(0))
+
+
 @functools.lru_cache(maxsize=_KEPT)
 def _describe(model: SlimNet, width: Width) -> Mapping[Path, Leaf]:
   def initialise(key, *inputs):
     return model.init(key, *inputs, width=width)
 
   try:
-    tree = jax.eval_shape(initialise, jax.random.key(0), *model.example())
+    tree = jax.eval_shape(initialise, key_shape(), *model.example())
   except (TypeError, ValueError, errors.FlaxError) as error:
     whole = width == model.full_channels
     at = 'full width' if whole else f'width {label(width)}'
