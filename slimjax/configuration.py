@@ -176,7 +176,7 @@ def check_arguments(
 
 
 def as_plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> dict:
-  """Returns the configuration as JSON has it: dicts, lists, numbers, strings."""
+  """Returns the configuration as JSON has it: dicts, lists and plain values."""
   if isinstance(config, config_dict.ConfigDict):
     config = config.to_dict()
   return json.loads(json.dumps(config))

@@ -9,19 +9,15 @@ has other MACs or parameters than the published network.
 
 from collections.abc import Sequence
 
-from absl import app
 from absl import flags
-from absl import logging
 import rich.console
 
+from slimjax import cli
 from slimjax import files
 from slimjax.analysis import compare
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
-  if len(argv) < 2:
-    raise app.UsageError('which runs? python -m slimjax.report WORKDIR...')
   entries, missing = [], []
   for workdir in argv[1:]:
     try:
@@ -45,4 +41,4 @@ if __name__ == '__main__':
   _JSON = flags.DEFINE_string(
     'json', None, 'File to write the numbers to as JSON. Default: none.'
   )
-  app.run(main)
+  cli.run(main, positionals='WORKDIR...')

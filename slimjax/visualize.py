@@ -10,17 +10,13 @@ show is said in `slimjax.analysis.figures`.
 
 from collections.abc import Sequence
 
-from absl import app
 from absl import flags
-from absl import logging
 
+from slimjax import cli
 from slimjax.analysis.figures import visualize_run
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   for path in visualize_run(
     _WORKDIR.value,
     _OUT.value,
@@ -70,4 +66,4 @@ if __name__ == '__main__':
     'Checkpoint to show: the latest, or the one with the least validation'
     ' error.',
   )
-  app.run(main)
+  cli.run(main)

@@ -1,52 +1,62 @@
-"""Runs that are killed, stopped or refused, in processes of their own.
+"""Runs that are killed, stopped or refused.
 
 Whatever happens to a run, the same command takes it to the end it would have
-had: the same bits in the parameters, the same lines in metrics.jsonl.
+had: the same bits in the parameters, the same lines in metrics.jsonl. What a
+kill, a signal or a full disk does is shown in processes of their own, the rest
+in this one.
 """
 
-import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
 import numpy as np
 import pytest
+from tiny_net import get_config
+from tiny_net import NAME
+from tiny_net import STEPS
 
+from slimjax.analysis.scoring import evaluate
+from slimjax.train import train_and_evaluate
+from slimjax.training import processes
 from slimjax.training.checkpoint import Checkpoints
-from slimjax.evaluate import load_run
 from slimjax.training.log import METRICS
 from slimjax.training.log import read_metrics
+from slimjax.training.runs import load_run
 
 ROOT = pathlib.Path(__file__).parents[1]
-EPOCHS, STEPS = 3, 22  # per epoch
+EPOCHS = 3
 TIMING = ('images_per_second', 'step_ms', 'input_wait')
+# As `get_config` has it, of one width.
 ARGUMENTS = (
-  '--config=configs/digits.py',
-  '--config.model.name=resnet14',  # the first to compile
+  '--config=digits',
+  f'--config.model.name={NAME}',
+  '--config.model.widths=(0.5,)',
   f'--config.epochs={EPOCHS}',
   '--config.eval_every_epochs=1',
-  # Not a divisor of an epoch: sums of training metrics cross checkpoints.
   '--config.log_every_steps=8',
   '--config.schedule.warmup_epochs=0.5',
+  '--config.schedule.peak_lr=0.1',
 )
-WIDTHS = '--config.model.widths=(0.25,)'
 
 
 def _held(name, when):
   """Arguments of a python that runs a module and waits in a call, for a file.
 
   Args:
-    name: of the function, below slimjax.
+    name: of the method, below slimjax.training.
     when: expression of its arguments `a` and the number `n` of the call.
   """
   code = f"""
 import itertools, pathlib, runpy, sys, time
-from slimjax import evaluate, reporting
+from slimjax.training import evaluator, progress
 was, numbers = {name}, itertools.count(1)
 def held(*a):
   n = next(numbers)
@@ -62,6 +72,10 @@ runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
   return '-c', code
 
 
+def _held_in_step(step):
+  return _held('progress.Progress.step', f'a[1] == {step}')
+
+
 def _environment():
   return {
     **os.environ,
@@ -70,25 +84,20 @@ def _environment():
     'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true',
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    'PYTHONPATH': str(ROOT / 'tests'),
     'PYTHONUNBUFFERED': '1',
   }
 
 
-def _start(
-  workdir, *overrides, module='slimjax.train', shell=(), python=('-m',)
-):
+def _start(workdir, *, shell=(), python=('-m',)):
   """The process, and the file its output goes to."""
-  arguments = [f'--workdir={workdir}', *overrides]
-  if module == 'slimjax.train':
-    # Given twice, a tuple would be joined.
-    told = any(
-      argument.startswith('--config.model.widths') for argument in overrides
-    )
-    arguments = [*ARGUMENTS, *(() if told else (WIDTHS,)), *arguments]
   output = workdir.with_name(f'{workdir.name}.{time.time_ns()}.txt')
   with output.open('w') as file:
     process = subprocess.Popen(
-      [*shell, sys.executable, *python, module, *arguments],
+      [
+        *(*shell, sys.executable, *python, 'slimjax.train'),
+        *(*ARGUMENTS, f'--workdir={workdir}'),
+      ],
       cwd=ROOT,
       env=_environment(),
       stdout=file,
@@ -97,17 +106,13 @@ def _start(
   return process, output
 
 
-def _held_in_step(step):
-  return _held('reporting.Progress.step', f'a[1] == {step}')
-
-
 def _is_held(output):
   return 'held\n' in output.read_text()
 
 
-def _run(workdir, *overrides, **options):
+def _run(workdir, **options):
   """Exit status and output of a process that ends on its own."""
-  process, output = _start(workdir, *overrides, **options)
+  process, output = _start(workdir, **options)
   return process.wait(timeout=300), output.read_text()
 
 
@@ -170,6 +175,9 @@ def _files(folder):
   }
 
 
+# In processes of their own.
+
+
 @pytest.fixture(scope='module')
 def reference(tmp_path_factory):
   """A run that nothing happened to."""
@@ -184,19 +192,11 @@ def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
   workdir = tmp_path / 'run'
   drafts = lambda: [*(workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')]
 
-  # In the first epoch: nothing is saved yet.
-  process, output = _start(workdir, python=_held_in_step(10))
-  _when(lambda: _is_held(output), process, output)
-  process.kill()
-  assert process.wait() == -signal.SIGKILL
-  assert _saved(workdir) == []
-
   # While the first checkpoint is written.
   process, output = _start(workdir)
   _when(drafts, process, output)
   process.kill()
-  process.wait()
-  assert 'going on' not in output.read_text()
+  assert process.wait() == -signal.SIGKILL
   left = _saved(workdir)
   assert left == [] or not drafts()
 
@@ -205,17 +205,18 @@ def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
   _when(lambda: _is_held(output) and STEPS in _saved(workdir), process, output)
   process.kill()
   process.wait()
-  assert ('going on' in output.read_text()) == bool(left)
+  assert ('resuming' in output.read_text()) == bool(left)
   assert _saved(workdir) == [STEPS]
   assert STEPS < _lines(workdir)[-1]['step'] < 2 * STEPS
 
   # In an evaluation: the last, when its line of the training is written.
-  process, output = _start(workdir, python=_held('evaluate._add', 'n == 2'))
+  python = _held('evaluator.Evaluator.__call__', 'n == 2')
+  process, output = _start(workdir, python=python)
   _when(lambda: _is_held(output), process, output)
   _when(lambda: 2 * STEPS in _saved(workdir), process, output)
   process.kill()
   process.wait()
-  assert f'going on from the checkpoint of step {STEPS}' in output.read_text()
+  assert f'resuming from the checkpoint of step {STEPS}' in output.read_text()
   last = _lines(workdir)[-1]
   assert (last['split'], last['step']) == ('train', EPOCHS * STEPS)
   assert _saved(workdir) == [STEPS, 2 * STEPS]
@@ -225,7 +226,7 @@ def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
 
   status, output = _run(workdir)
   assert status == 0, output
-  assert f'going on from the checkpoint of step {2 * STEPS}' in output
+  assert f'resuming from the checkpoint of step {2 * STEPS}' in output
   assert not drafts()
   _assert_same_end(workdir, reference)
 
@@ -241,24 +242,49 @@ def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
   assert process.wait(timeout=60) == 0, output.read_text()
   stopped = _saved(workdir)[-1]
   assert STEPS < stopped < 2 * STEPS
-  assert f'SIGTERM: saved step {stopped}' in output.read_text()
+  assert (
+    f'SIGTERM: saved step {stopped}; the same command resumes'
+    in output.read_text()
+  )
 
   # Checkpoints do not fit any more, the small files do.
   before = _files(workdir / 'checkpoints')
   status, text = _run(
-    workdir, shell=('sh', '-c', 'ulimit -f 400; exec "$@"', 'sh')
+    workdir, shell=('sh', '-c', 'ulimit -f 40; exec "$@"', 'sh')
   )
-  assert status not in (0, -signal.SIGXFSZ), text
-  assert f'going on from the checkpoint of step {stopped}' in text
-  error = text[text.rindex('SaveError: a checkpoint could not be saved') :]
+  assert status == 1, text
+  assert f'resuming from the checkpoint of step {stopped}' in text
+  error = text[text.rindex('error: a checkpoint could not be saved') :]
   assert f'The last whole one is of step {stopped}. Make room' in error
+  assert 'Traceback' not in text
   after = _files(workdir / 'checkpoints')
   assert {name: after.get(name) for name in before} == before
 
   status, text = _run(workdir)
   assert status == 0, text
-  assert f'going on from the checkpoint of step {stopped}' in text
+  assert f'resuming from the checkpoint of step {stopped}' in text
   _assert_same_end(workdir, reference)
+
+
+# In this process, whose programs are compiled once.
+
+
+def _config(**overrides):
+  return get_config(**{'epochs': EPOCHS, 'model__widths': (0.5,), **overrides})
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """Such a run of this process."""
+  workdir = tmp_path_factory.mktemp('finished') / 'run'
+  train_and_evaluate(_config(), workdir)
+  return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+  """A copy of it."""
+  return shutil.copytree(finished, tmp_path / 'run')
 
 
 def _truncate(folder):
@@ -280,133 +306,113 @@ def _delete(folder):
 
 
 @pytest.mark.parametrize('damage', [_truncate, _delete])
-def test_a_damaged_checkpoint_is_set_aside(reference, tmp_path, damage):
-  """The run goes on from the one before, and ends the same."""
-  workdir = tmp_path / 'run'
-  shutil.copytree(reference, workdir)
+def test_a_damaged_checkpoint_is_set_aside(finished, workdir, capsys, damage):
+  """The run resumes from the one before, and ends the same."""
   *_, before, last = _saved(workdir)
   damage(workdir / 'checkpoints' / str(last))
-  status, output = _run(workdir)
-  assert status == 0, output
+  train_and_evaluate(_config(), workdir)
+  output = capsys.readouterr().out
   assert f'the checkpoint of step {last} is damaged' in output
   assert f'it was renamed to damaged-{last}' in output
-  assert f'going on from the checkpoint of step {before}' in output
+  assert f'resuming from the checkpoint of step {before}' in output
   assert (workdir / 'checkpoints' / f'damaged-{last}').is_dir()
-  _assert_same_end(workdir, reference)
+  _assert_same_end(workdir, finished)
 
 
-def test_a_deleted_checkpoint_is_not_missed(reference, tmp_path):
-  workdir = tmp_path / 'run'
-  shutil.copytree(reference, workdir)
+def test_a_deleted_checkpoint_is_not_missed_though_the_clock_jumps(
+  finished, workdir, capsys, monkeypatch
+):
+  """The clock of the machine is set again and again, by a minute.
+
+  By five, in the moment of a save, orbax gives up: it waits by that clock.
+  """
   *_, before, last = _saved(workdir)
   shutil.rmtree(workdir / 'checkpoints' / str(last))
-  status, output = _run(workdir)
-  assert status == 0, output
-  assert f'going on from the checkpoint of step {before}' in output
-  _assert_same_end(workdir, reference)
-
-
-def test_a_second_run_on_a_workdir_is_refused(reference, tmp_path):
-  workdir = tmp_path / 'run'
-  shutil.copytree(reference, workdir)
-  shutil.rmtree(workdir / 'checkpoints')
-  process, output = _start(workdir)
-  _when(lambda: 'the first step' in output.read_text(), process, output)
-  process.send_signal(signal.SIGSTOP)  # it would be over too soon
-  status, text = _run(workdir)
-  assert status != 0
-  assert f'another run is at work in {workdir}' in text
-  process.send_signal(signal.SIGCONT)
-  # The first does not notice; of a run that is killed no lock is left.
-  _when(lambda: _saved(workdir), process, output)
-  process.kill()
-  process.wait()
-  status, text = _run(workdir)
-  assert status == 0, text
-  assert 'going on' in text
-  _assert_same_end(workdir, reference)
-
-
-def test_a_workdir_that_can_not_be_written_is_refused(tmp_path):
-  (tmp_path / 'file').write_text('')
-  status, output = _run(tmp_path / 'file')
-  assert status != 0
-  assert f'the workdir {tmp_path}/file can not be written' in output
-  setpriv = shutil.which('setpriv')
-  if os.getuid() == 0 and not setpriv:
-    pytest.skip('root writes everywhere')
-  folder = tmp_path / 'readonly'
-  folder.mkdir()
-  folder.chmod(0o555)
-  # Root too is bound by the bits, without its capability.
-  drop = '-dac_override,-dac_read_search'
-  shell = (setpriv, '--bounding-set', drop) if os.getuid() == 0 else ()
-  status, output = _run(folder, shell=shell)
-  assert status != 0
-  assert f'the workdir {folder} can not be written: ' in output
-  assert 'Permission denied' in output
-  assert list(folder.iterdir()) == []
-
-
-# Time as a machine tells it whose clock is set again and again, by a minute.
-# (By five, in the moment of a save, orbax gives up: it waits by that clock.)
-JUMPING = """
-import random, runpy, sys, time
-real = time.time
-time.time = lambda: real() + random.choice([-60, 0, 60])
-runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
-"""
-
-
-def test_a_clock_that_jumps_changes_nothing(reference, tmp_path):
-  workdir = tmp_path / 'run'
-  status, output = _run(workdir, python=('-c', JUMPING))
-  assert status == 0, output
-  _assert_same_end(workdir, reference)
+  real, jump = time.time, random.Random(0)
+  monkeypatch.setattr(time, 'time', lambda: real() + jump.choice([-60, 0, 60]))
+  train_and_evaluate(_config(), workdir)
+  output = capsys.readouterr().out
+  assert f'resuming from the checkpoint of step {before}' in output
+  _assert_same_end(workdir, finished)
   assert all(r['step_ms'] > 0 for r in read_metrics(workdir) if 'step_ms' in r)
 
 
-def test_a_run_with_another_configuration_is_refused(reference, tmp_path):
-  workdir = tmp_path / 'run'
-  shutil.copytree(reference, workdir)
+def test_a_second_run_on_a_workdir_is_refused(workdir):
+  """The first does not notice; a run that is killed leaves no lock."""
+  shutil.rmtree(workdir / 'checkpoints')
   before = _files(workdir)
-  status, output = _run(
-    workdir,
-    '--config.model.widths=(0.25, 0.5)',
-    '--config.model.name=mobilenet_v1',
-    '--config.optimizer.weight_decay=0.1',
-    '--config.epochs=4',
+  with processes.exclusive(workdir):
+    with pytest.raises(
+      ValueError, match=f'another run is at work in {workdir}'
+    ):
+      train_and_evaluate(_config(), workdir)
+  assert _files(workdir) == before
+  with processes.exclusive(workdir):
+    pass
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('')
+  says = f'the workdir {tmp_path}/file cannot be written'
+  with pytest.raises(ValueError, match=says):
+    train_and_evaluate(_config(), tmp_path / 'file')
+  with tempfile.TemporaryDirectory() as folder:
+    os.chmod(folder, 0o555)
+    user = os.geteuid()
+    if user == 0:
+      os.seteuid(65534)  # root writes everywhere
+    try:
+      with pytest.raises(
+        ValueError, match=f'the workdir {folder} .*Permission'
+      ):
+        train_and_evaluate(_config(), folder)
+    finally:
+      os.seteuid(user)
+    assert os.listdir(folder) == []
+
+
+def test_a_run_with_another_configuration_is_refused(workdir):
+  before = _files(workdir)
+  config = _config(
+    model__widths=(0.25, 0.5),
+    model__name='mobilenet_v1',
+    optimizer__weight_decay=0.1,
+    epochs=4,
   )
-  assert status != 0
-  assert 'config.model.widths: [0.25] before, [0.25, 0.5] now' in output
-  assert 'config.model.name: resnet14 before, mobilenet_v1 now' in output
-  assert 'config.optimizer.weight_decay: 0.0001 before, 0.1 now' in output
-  assert 'config.epochs: 3 before, 4 now' in output
-  assert 'config.seed' not in output
+  with pytest.raises(ValueError) as error:
+    train_and_evaluate(config, workdir)
+  lines = [line.strip() for line in str(error.value).splitlines()]
+  assert lines[1:-1] == [
+    'config.epochs: 3 before, 4 now',
+    f'config.model.name: {NAME} before, mobilenet_v1 now',
+    'config.model.widths: [0.5] before, [0.25, 0.5] now',
+    'config.optimizer.weight_decay: 0.0001 before, 0.1 now',
+  ]
   assert _files(workdir) == before
 
 
-def test_evaluate_scores_the_run_again(reference, tmp_path):
-  (result,) = json.loads((reference / 'results.json').read_text())
-  status, output = _run(
-    reference, '--widths=0.25', '--batch_size=7', module='slimjax.evaluate'
-  )
-  assert status == 0, output
+def test_evaluate_scores_the_run_again(finished, tmp_path, capsys):
+  before = _files(finished)
+  last = read_metrics(finished)[-1]
+  (result,) = evaluate(workdir=finished, widths=['0.5'], batch_size=7)
+  output = capsys.readouterr().out
   assert f'step {EPOCHS * STEPS}: 360 examples' in ' '.join(output.split())
-  (row,) = [line for line in output.splitlines() if '0.25' in line]
-  assert f'{result["top1_error"]:.2f} %' in row
-  assert f'{result["top5_error"]:.2f} %' in row
+  (row,) = [
+    line for line in output.splitlines() if '0.5 ' in line and '%' in line
+  ]
+  for name in ('top1_error', 'top5_error'):
+    assert result.scores[name] == last[name]
+    assert f'{last[name]:.2f} %' in row
+  with pytest.raises(ValueError, match=r'width 0.3 is not one of \(0.5,\)'):
+    evaluate(workdir=finished, widths=['0.3'])
+  assert _files(finished) == before
 
-  # The same, and the errors, without a process each.
-  run, model, variables, step = load_run(reference)
-  assert (run.epochs, step, model.widths) == (EPOCHS, EPOCHS * STEPS, (0.25,))
-  assert set(variables['norm']) == {'w025'}
-  status, output = _run(reference, '--widths=0.3', module='slimjax.evaluate')
-  assert status != 0
-  assert 'width 0.3 is not one of (0.25,)' in output
+  run, model, variables, step = load_run(finished)
+  assert (run.epochs, step, model.widths) == (EPOCHS, EPOCHS * STEPS, (0.5,))
+  assert set(variables['norm']) == {'w050'}
   with pytest.raises(FileNotFoundError, match='holds no run'):
     load_run(tmp_path / 'nothing')
   (tmp_path / 'young').mkdir()
-  shutil.copy(reference / 'config.json', tmp_path / 'young')
+  shutil.copy(finished / 'config.json', tmp_path / 'young')
   with pytest.raises(FileNotFoundError, match='no whole checkpoint yet'):
     load_run(tmp_path / 'young')

@@ -258,7 +258,7 @@ def test_checkpoints_hold_the_state_as_it_was_when_saved(run):
 
 def test_a_run_becomes_a_bundle(run, tmp_path):
   workdir, table, _ = run
-  manifest = export_run(workdir, tmp_path / 'bundle')
+  manifest = export_run(workdir, tmp_path / 'bundle', platforms=('cpu',))
   assert manifest.validation == {
     'data': 'digits',
     'split': 'test',
@@ -310,11 +310,13 @@ def test_nothing_compiles_after_the_first_step_and_evaluation(
 ):
   """A run of another seed compiles nothing at all; and it can be traced."""
   _, _, seen = run
-  of_step, (before, after, *later) = seen.counts.values()
+  of_step, of_evaluation = seen.counts['step'], seen.counts['evaluation']
+  before, after, *again = of_evaluation
   assert len(of_step) == 2 * 2 * STEPS
   assert 0 < of_step[0] == before  # all of the step before the first
   assert before < after  # the evaluation, the first time
-  assert set(later) == {after} == set(of_step[2 * STEPS :])
+  # The first save cuts the arrays for the devices to write; that is all.
+  assert len({*again, *of_step[2 * STEPS :]}) == 1
 
   compilations = Compilations(monkeypatch, step=(TrainLog, 'add'))
   workdir = tmp_path / 'run'
@@ -360,7 +362,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(run, stopped, tmp_path, capsys):
   ):
     assert np.asarray(found).tobytes() == array.tobytes()
   for one, other in zip(_lines(workdir), _lines(reference), strict=True):
-    assert one == pytest.approx(other, rel=1e-6)  # the loss: in other batches
+    if one['split'] == 'validation':  # in other batches
+      assert one.pop('loss') == pytest.approx(other.pop('loss'), rel=1e-6)
+    assert one == other
 
 
 def test_some_values_may_change_when_a_run_resumes(
@@ -496,24 +500,23 @@ def test_missing_keys_are_named(key, tmp_path):
 
 def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
   config = get_config(
-    epochs=3,
     schedule__name='multi_step',
     schedule__factor=1e30,
-    schedule__epochs=(2,),
+    schedule__epochs=(1,),
     log_every_steps=5,
   )
   workdir = tmp_path / 'run'
-  # The rate is absurd from the third epoch on.
+  # The rate is absurd from the second epoch on.
   with pytest.raises(NonFiniteError) as error:
     train_and_evaluate(config, workdir)
   text = str(error.value)
   step = int(text.split()[1].rstrip(':'))
-  assert 2 * STEPS < step <= 2 * STEPS + 5
+  assert STEPS < step <= STEPS + 5
   assert 'the loss of width 0.5 is' in text
-  assert f'the last good checkpoint is of step {2 * STEPS}' in text
+  assert f'the last good checkpoint is of step {STEPS}' in text
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    assert checkpoints.latest == 2 * STEPS
-    variables = checkpoints.restore_variables(2 * STEPS)
+    assert checkpoints.latest == STEPS
+    variables = checkpoints.restore_variables(STEPS)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(variables))
   # No line of the log is from after it went wrong.
   assert all(math.isfinite(r['loss']) for r in read_metrics(workdir))

@@ -17,8 +17,9 @@ import rich.table
 
 from slimjax import configuration
 from slimjax.analysis import published
-from slimjax.models import create_model
 from slimjax.models.net import SlimNet
+from slimjax.training.runs import build_model
+from slimjax.training.runs import build_task
 from slimjax.variables.profile import count_parameters
 from slimjax.variables.profile import profile_model
 from slimjax.widths import canonical
@@ -37,7 +38,8 @@ class Entry:
     config: configuration of the first run, as JSON has it.
     workdirs: directories of the runs.
     seeds: one per run, in the same order.
-    headline: name of the metric that is compared; less is better.
+    headline: name of the task's first metric, which is compared.
+    unit: of the headline.
     examples: number of examples scored at each width.
     errors: {width: the headline of each run}, thinnest width first.
     macs: {width: multiply-accumulates of one example}.
@@ -47,6 +49,7 @@ class Entry:
   workdirs: list[str]
   seeds: list[int]
   headline: str
+  unit: str
   examples: int
   errors: dict[Width, list[float]]
   macs: dict[Width, int]
@@ -122,16 +125,15 @@ class Comparison:
     return record
 
 
-def read(workdir: epath.PathLike, *, headline: str = 'top1_error') -> Entry:
+def read(workdir: epath.PathLike) -> Entry:
   """Reads a finished run.
 
   Args:
     workdir: directory of the training run.
-    headline: metric of the run's results that is compared.
 
   Raises:
     FileNotFoundError: there is no run, or it is not finished.
-    ValueError: its results do not have the metric.
+    ValueError: its results do not have the headline of its task.
   """
   workdir = epath.Path(workdir)
   for name, what in (
@@ -142,18 +144,20 @@ def read(workdir: epath.PathLike, *, headline: str = 'top1_error') -> Entry:
       raise FileNotFoundError(f'{workdir} {what} (no {name})')
   config = json.loads((workdir / 'config.json').read_text())
   results = json.loads((workdir / 'results.json').read_text())
-  if headline not in results[0]:
+  headline = build_task(configuration.parse(config)).metrics[0]
+  if headline.name not in results[0]:
     raise ValueError(
-      f'{workdir / "results.json"} has no {headline}; it has'
+      f'{workdir / "results.json"} has no {headline.name}; it has'
       f' {", ".join(results[0])}'
     )
   return Entry(
     config=config,
     workdirs=[str(workdir)],
     seeds=[config['seed']],
-    headline=headline,
+    headline=headline.name,
+    unit=headline.unit,
     examples=results[0]['examples'],
-    errors={canonical(row['width']): [row[headline]] for row in results},
+    errors={canonical(row['width']): [row[headline.name]] for row in results},
     macs={canonical(row['width']): row['macs'] for row in results},
   )
 
@@ -200,7 +204,7 @@ def _seedless(entry: Entry) -> dict[str, Any]:
 def compare(entry: Entry) -> Comparison:
   """Returns an entry beside its published row."""
   run = configuration.parse(entry.config)
-  model = configuration.call(create_model, 'config.model', run.model)
+  model = build_model(run)
   row = published.find(run)
   if row is None:
     reasons = ['no table has this network with these widths']
@@ -257,15 +261,12 @@ def _line(
   )
 
 
-def show(
-  comparison: Comparison, console: rich.console.Console, *, unit: str = '%'
-) -> None:
+def show(comparison: Comparison, console: rich.console.Console) -> None:
   """Prints what a run is, whether it can be compared, and a line per width.
 
   Args:
     comparison: from `compare`.
     console: where it is printed.
-    unit: unit of the headline.
   """
   entry, row = comparison.entry, comparison.row
   config = entry.config
@@ -286,7 +287,7 @@ def show(
     say(console, 'not comparable:')
     for reason in comparison.reasons:
       say(console, f'  {reason}')
-  console.print(_table(comparison.lines, unit))
+  console.print(_table(comparison.lines, entry.unit))
   total = (
     f'all widths together: {comparison.total_params / 1e6:.1f} M parameters'
   )

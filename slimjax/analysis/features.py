@@ -219,7 +219,7 @@ def most_activating(
     for width, (activations, classes) in computed.items():
       new = {
         'activation': np.asarray(activations)[mask],
-        'wrong': (np.asarray(classes) != batch['label'])[mask],
+        'wrong': _wrong(np.asarray(classes), batch.get('label'))[mask],
         'number': (first + np.arange(len(mask)))[mask],
         'image': images[mask],
       }
@@ -227,6 +227,13 @@ def most_activating(
       best[width] = _best([*parts, _best([new], count)], count)
     first += len(mask)
   return best
+
+
+def _wrong(classes: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+  """Which images are misclassified; none where there is nothing to classify."""
+  if labels is None or labels.shape != classes.shape:
+    return np.zeros(len(classes), bool)
+  return classes != labels
 
 
 def _make_probe(model: SlimNet, layer: str, position: int, preprocess):
@@ -247,7 +254,8 @@ def _make_probe(model: SlimNet, layer: str, position: int, preprocess):
     )
     (maps,) = jax.tree.leaves(captured)  # [b, h, w, c]
     channel = maps[..., position].astype(jnp.float32)
-    return jnp.max(channel, axis=(1, 2)), jnp.argmax(logits, axis=-1)
+    activations = jnp.max(channel, axis=(1, 2))
+    return activations, jnp.argmax(jax.tree.leaves(logits)[0], axis=-1)
 
   return jax.jit(probe)
 

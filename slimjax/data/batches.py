@@ -37,8 +37,9 @@ class Split(Protocol):
     """Number of examples."""
 
   def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
-    """{'image': uint8 [b, h, w, 3], 'label': int32 [b]}, cropped at random.
+    """Returns {'image': uint8 [b, h, w, 3], ...}, cropped at random.
 
+    What stands beside the images is the task's, such as 'label': int32 [b].
     `keys` [b, 3] are the seed of each example's crop. `corrupt`, if there, are
     the names of images that were replaced by another.
     """
@@ -49,12 +50,16 @@ class Split(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySplit:
-  """Examples held in memory."""
+  """Examples held in memory.
+
+  Attributes:
+    arrays: by name; the first axis of each is that of examples.
+  """
 
   arrays: dict[str, np.ndarray]
 
   def __len__(self) -> int:
-    return len(self.arrays['label'])
+    return len(next(iter(self.arrays.values())))
 
   def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
     return {name: array[indices] for name, array in self.arrays.items()}
@@ -198,9 +203,10 @@ class Corrupt:
 
   def _refuse(self, count: int) -> None:
     if count > self._allowed:
+      names = _some(sorted(self._names)) or 'read by other processes'
       raise CorruptImagesError(
         f'{count} images cannot be decoded, more than config.data.max_corrupt ='
-        f' {self._allowed}: {_some(sorted(self._names)) or "in other processes"}.'
+        f' {self._allowed}: {names}.'
         ' Replace them, or allow more: the run resumes with a larger number'
       )
 

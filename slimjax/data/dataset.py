@@ -22,8 +22,8 @@ class Dataset:
 
   Attributes:
     name: its name in the configuration.
-    num_classes: number of classes; labels are below it.
-    class_names: one name per class.
+    num_classes: number of classes, above all labels; 0 where there are none.
+    class_names: one name per class, or empty.
     image_size: height and width in pixels.
     preprocessing: what `preprocess` does, in words.
     splits: `train`, `test`, and `held_out` if any was set aside.
@@ -46,6 +46,13 @@ class Dataset:
   preprocess: Callable[[jax.Array], jax.Array]
   workers: int = 0
   max_corrupt: int = 0
+
+  def describe(self) -> str:
+    """Returns what it is in a line: classes, size, examples of each split."""
+    classes = f'{self.num_classes} classes, ' if self.num_classes else ''
+    splits = ', '.join(f'{len(s):,} {name}' for name, s in self.splits.items())
+    size = self.image_size
+    return f'{self.name}: {classes}images of {size} x {size} pixels: {splits}'
 
   def train_batches(
     self,

@@ -110,12 +110,12 @@ class SlimParameter(nn.Module):
 
   Attributes:
     shape: at full width, channels last.
-    init: draws the initial value.
+    value_init: draws the initial value.
     dtype: of the result.
   """
 
   shape: tuple[int, ...]
-  init: nn.initializers.Initializer = nn.initializers.zeros
+  value_init: nn.initializers.Initializer = nn.initializers.zeros
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -127,5 +127,5 @@ class SlimParameter(nn.Module):
     """
     features = self.shape[-1] if features is None else features
     check_count(self, 'output', features, self.shape[-1])
-    value = slim_param(self, 'value', self.init, self.shape)
+    value = slim_param(self, 'value', self.value_init, self.shape)
     return take_active(value, -1, features).astype(self.dtype)

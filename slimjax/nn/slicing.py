@@ -213,9 +213,8 @@ def join_parts(
   Raises:
     ValueError: the parts do not fit `in_features`.
   """
-  parts = (
-    [inputs] if hasattr(inputs, 'shape') else [jnp.asarray(x) for x in inputs]
-  )
+  single = hasattr(inputs, 'shape')
+  parts: list[Any] = [inputs] if single else [jnp.asarray(x) for x in inputs]
   used = tuple(part.shape[-1] for part in parts)
   if in_features is None:
     full = used

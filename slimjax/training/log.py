@@ -153,7 +153,7 @@ class TrainLog:
     return self.read(leave=processes.run_ahead())
 
   def read(self, *, leave: int = 0) -> list[dict[str, Any]]:
-    """Waits for all steps but the last few, and returns the lines that are due."""
+    """Waits for all steps but the last few, and returns the lines now due."""
     lines: list[dict[str, Any]] = []
     while len(self._pending) > leave:
       step, metrics = self._pending.popleft()

@@ -65,17 +65,22 @@ class Progress:
 
   def line(self, records: Sequence[Mapping[str, Any]]) -> None:
     """Shows one record per width, of one step and split."""
-    first, name = records[0], self._headline.name
+    first, headline = records[0], self._headline
+    shown = {'loss': ('{:.3f}', 'loss')}
+    shown[headline.name] = (f'{{:.1f}}{headline.unit}', headline.title)
+    shown = {name: how for name, how in shown.items() if name in first}
     text = '  '.join(
-      f'{switch_name(r["width"])} {r["loss"]:.3f}'
-      + (f' {r[name]:.1f}{self._headline.unit}' if name in r else '')
-      for r in records
+      ' '.join(
+        [switch_name(record['width'])]
+        + [form.format(record[name]) for name, (form, _) in shown.items()]
+      )
+      for record in records
     )
+    titles = ', '.join(title for _, title in shown.values())
     if 'images_per_second' in first:
       text = (
         f'{first["images_per_second"]:.0f} img/s  {first["step_ms"]:.0f} ms'
-        f'  lr {first["learning_rate"]:.4f}  loss, {self._headline.title}:'
-        f' {text}'
+        f'  lr {first["learning_rate"]:.4f}  {titles}: {text}'
       )
       if self._bar is not None:
         self._bar.update(self._task, description=text)
@@ -165,8 +170,8 @@ class Clock:
     peak = peak_tflops(devices[0])
     kind = devices[0].device_kind
     used = (
-      f'the peak of {kind!r} is not in slimjax/training/devices.py, so that their'
-      ' utilisation is not known'
+      f'the peak of {kind!r} is not in slimjax/training/devices.py, so that'
+      ' their utilisation is not known'
       if peak is None
       else f'a model FLOPs utilisation of {100 * tflops / peak:.1f} % of the'
       f' {peak:.0f} TFLOP/s of {kind}'
@@ -218,15 +223,7 @@ def say_plan(
   steps_per_epoch: int,
 ) -> None:
   """Prints what will be trained: data, steps, and the cost of every width."""
-  splits = ', '.join(
-    f'{len(split):,} {name}' for name, split in dataset.splits.items()
-  )
-  size = dataset.image_size
-  print(
-    f'{dataset.name}: {dataset.num_classes} classes, images of {size} x {size}'
-    f' pixels: {splits}',
-    flush=True,
-  )
+  print(dataset.describe(), flush=True)
   examples = len(dataset.splits['train'])
   images = steps_per_epoch * run.batch_size
   total = run.epochs * steps_per_epoch
@@ -245,7 +242,7 @@ def say_plan(
   for name in ('width', 'MACs', 'parameters'):
     table.add_column(name, justify='right')
   for width in plan.widths[::-1]:
-    profile = profile_model(model, width=width, image_size=size)
+    profile = profile_model(model, width=width, image_size=dataset.image_size)
     table.add_row(
       label(width),
       f'{profile.macs / 1e6:.2f} M',

@@ -78,7 +78,7 @@ def compare(
   thinner = not all(cut.is_whole for cut in parts.values())
   for train in (False, True) if thinner else ():
     run = functools.partial(_run, inputs=inputs, width=width, train=train)
-    extracted = (outputs, {})
+    extracted: tuple[Any, Any] = (outputs, {})
     if train:
       extracted, problem = attempt(run, small, own)
     if problem:
@@ -110,7 +110,8 @@ def compare(
 
 def _whole(model: SlimNet, selected, width: Width) -> dict[str, Any]:
   """Returns `selected` but for what Flax's own layers take in one size only."""
-  created, parts = describe(model, width), cuts(model, width)
+  created, _ = attempt(describe, model, width)
+  created, parts = created or {}, cuts(model, width)
   flat = traverse_util.flatten_dict(selected)
   for path, cut in parts.items():
     if path in created and created[path].shape == cut.shape != flat[path].shape:

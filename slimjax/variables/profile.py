@@ -93,7 +93,8 @@ def count_macs(jaxpr: core.Jaxpr) -> int:
   definitions. Loops count each turn, other branches the dearest.
   """
   total = 0
-  for equation in jaxpr.eqns:
+  equations: list[Any] = list(jaxpr.eqns)
+  for equation in equations:
     name, params = equation.primitive.name, equation.params
     if name == 'conv_general_dilated':
       total += _conv_macs(equation)
