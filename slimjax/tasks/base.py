@@ -69,7 +69,11 @@ class Task(Protocol):
       the best checkpoint and the best width are chosen.
   """
 
-  metrics: tuple[Metric, ...]
+  @property
+  def metrics(self) -> tuple[Metric, ...]: ...
+
+  def __hash__(self) -> int:
+    """Tasks key compiled programs."""
 
   def check(self, model: SlimNet, dataset: Dataset) -> None:
     """Raises ValueError if the network does not fit the data."""

@@ -19,7 +19,8 @@ class WidthPlan(Protocol):
     widths: all the widths it ever gives, widest first.
   """
 
-  widths: tuple[Width, ...]
+  @property
+  def widths(self) -> tuple[Width, ...]: ...
 
   def __call__(self, step: int) -> tuple[Width, ...]:
     """Returns the widths of a step, widest first.

@@ -66,13 +66,16 @@ def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   run = configuration.parse(config)
   makers = {
     'model': resolve(run.model['name'], MODELS, 'config.model.name'),
-    'data': DATASETS.get(run.data.get('name'), DATASETS['']),
+    'data': DATASETS.get(run.data.get('name', ''), DATASETS['']),
     'loss': resolve(run.task['name'], TASKS, 'config.task.name'),
     'plan': resolve(run.plan['name'], PLANS, 'config.plan.name'),
     'schedule': create_schedule,
     'optimizer': sgd,
   }
-  found = {'config.task': dict(run.task), 'config.plan': dict(run.plan)}
+  found: dict[str, Any] = {
+    'config.task': dict(run.task),
+    'config.plan': dict(run.plan),
+  }
   for section, make in makers.items():
     for name, parameter in inspect.signature(make).parameters.items():
       value = parameter.default
