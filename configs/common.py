@@ -25,6 +25,7 @@ def get_config() -> config_dict.ConfigDict:
     'small_stem': False,
     'remat': False,
     'shared': (),
+    'axis_name': config_dict.placeholder(str),  # 'data' synchronises the norms
   }
   config.data = {
     'name': 'imagenet2012',
@@ -51,5 +52,7 @@ def get_config() -> config_dict.ConfigDict:
     'factor': config_dict.placeholder(float),
     'epochs': config_dict.placeholder(tuple),
   }
+  config.task = {'name': 'classification'}
   config.loss = {'label_smoothing': 0.0, 'inplace_distillation': False}
+  config.plan = {'name': 'all'}
   return config

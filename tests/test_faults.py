@@ -38,7 +38,7 @@ TIMING = ('images_per_second', 'step_ms', 'input_wait')
 ARGUMENTS = (
   '--config=digits',
   f'--config.model.name={NAME}',
-  '--config.model.widths=(0.5,)',
+  '--config.model.widths=(1.0,)',
   f'--config.epochs={EPOCHS}',
   '--config.eval_every_epochs=1',
   '--config.log_every_steps=8',
@@ -250,7 +250,7 @@ def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
   # Checkpoints do not fit any more, the small files do.
   before = _files(workdir / 'checkpoints')
   status, text = _run(
-    workdir, shell=('sh', '-c', 'ulimit -f 40; exec "$@"', 'sh')
+    workdir, shell=('sh', '-c', 'ulimit -f 200; exec "$@"', 'sh')
   )
   assert status == 1, text
   assert f'resuming from the checkpoint of step {stopped}' in text
@@ -270,7 +270,7 @@ def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
 
 
 def _config(**overrides):
-  return get_config(**{'epochs': EPOCHS, 'model__widths': (0.5,), **overrides})
+  return get_config(**{'epochs': EPOCHS, 'model__widths': (0.25,), **overrides})
 
 
 @pytest.fixture(scope='module')
@@ -288,21 +288,15 @@ def workdir(finished, tmp_path):
 
 
 def _truncate(folder):
-  """The largest file of a checkpoint loses its second half."""
-  path = max(
-    (p for p in folder.rglob('*') if p.is_file()),
-    key=lambda p: p.stat().st_size,
-  )
-  os.truncate(path, path.stat().st_size // 2)
+  """The files of the arrays lose their second halves."""
+  for path in (folder / 'state').rglob('d/*'):
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def _delete(folder):
-  """The largest file of a checkpoint is gone."""
-  path = max(
-    (p for p in folder.rglob('*') if p.is_file()),
-    key=lambda p: p.stat().st_size,
-  )
-  path.unlink()
+  """The files of the arrays are gone."""
+  for path in (folder / 'state').rglob('d/*'):
+    path.unlink()
 
 
 @pytest.mark.parametrize('damage', [_truncate, _delete])
@@ -341,11 +335,9 @@ def test_a_second_run_on_a_workdir_is_refused(workdir):
   """The first does not notice; a run that is killed leaves no lock."""
   shutil.rmtree(workdir / 'checkpoints')
   before = _files(workdir)
-  with processes.exclusive(workdir):
-    with pytest.raises(
-      ValueError, match=f'another run is at work in {workdir}'
-    ):
-      train_and_evaluate(_config(), workdir)
+  says = f'another run is at work in {workdir}'
+  with processes.exclusive(workdir), pytest.raises(ValueError, match=says):
+    train_and_evaluate(_config(), workdir)
   assert _files(workdir) == before
   with processes.exclusive(workdir):
     pass
@@ -379,13 +371,13 @@ def test_a_run_with_another_configuration_is_refused(workdir):
     optimizer__weight_decay=0.1,
     epochs=4,
   )
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(ValueError, match='another configuration') as error:
     train_and_evaluate(config, workdir)
   lines = [line.strip() for line in str(error.value).splitlines()]
   assert lines[1:-1] == [
     'config.epochs: 3 before, 4 now',
     f'config.model.name: {NAME} before, mobilenet_v1 now',
-    'config.model.widths: [0.5] before, [0.25, 0.5] now',
+    'config.model.widths: [0.25] before, [0.25, 0.5] now',
     'config.optimizer.weight_decay: 0.0001 before, 0.1 now',
   ]
   assert _files(workdir) == before
@@ -394,22 +386,22 @@ def test_a_run_with_another_configuration_is_refused(workdir):
 def test_evaluate_scores_the_run_again(finished, tmp_path, capsys):
   before = _files(finished)
   last = read_metrics(finished)[-1]
-  (result,) = evaluate(workdir=finished, widths=['0.5'], batch_size=7)
+  (result,) = evaluate(workdir=finished, widths=['0.25'], batch_size=7)
   output = capsys.readouterr().out
   assert f'step {EPOCHS * STEPS}: 360 examples' in ' '.join(output.split())
   (row,) = [
-    line for line in output.splitlines() if '0.5 ' in line and '%' in line
+    line for line in output.splitlines() if '0.25 ' in line and '%' in line
   ]
   for name in ('top1_error', 'top5_error'):
     assert result.scores[name] == last[name]
     assert f'{last[name]:.2f} %' in row
-  with pytest.raises(ValueError, match=r'width 0.3 is not one of \(0.5,\)'):
+  with pytest.raises(ValueError, match=r'width 0.3 is not one of \(0.25,\)'):
     evaluate(workdir=finished, widths=['0.3'])
   assert _files(finished) == before
 
   run, model, variables, step = load_run(finished)
-  assert (run.epochs, step, model.widths) == (EPOCHS, EPOCHS * STEPS, (0.5,))
-  assert set(variables['norm']) == {'w050'}
+  assert (run.epochs, step, model.widths) == (EPOCHS, EPOCHS * STEPS, (0.25,))
+  assert set(variables['norm']) == {'w025'}
   with pytest.raises(FileNotFoundError, match='holds no run'):
     load_run(tmp_path / 'nothing')
   (tmp_path / 'young').mkdir()

@@ -41,27 +41,23 @@ def distance(actual, expected):
 def test_logits_are_the_published_ones(name, width):
   model, variables = network(name)
   images, golden = goldens.images(4), goldens.logits(name)[width]
-  sliced = apply(model, variables, images, width=width)
-  assert distance(sliced, golden) < 1e-4
+  logits = slimjax.apply(model, variables, images, width=width)
+  assert distance(logits, golden) < 1e-4
+  # The program is the same: nothing is compiled again.
   alone = slimjax.extract(model, variables, width=width)
-  extracted = apply(*alone, images, width=width)
-  assert distance(extracted, golden) < 1e-4
+  extracted = slimjax.apply(*alone, images, width=width)
+  np.testing.assert_array_equal(extracted, logits)
 
 
 # In float64: the golden weights of MobileNet v2 are ill conditioned, so that
 # folding, exact in algebra, moves its float32 logits by more than an epsilon
 # that is wrong. The goldens, made in float64 from networks that are not folded,
 # are stored in float32: they are equal to 1e-6, or something is wrong.
-@pytest.mark.parametrize(
-  'name, width',
-  [
-    (name, width)
-    for name in goldens.MODELS
-    for width in (min(goldens.widths(name)), max(goldens.widths(name)))
-  ],
-)
+# One width a family: how a norm folds does not depend on the width.
+@pytest.mark.parametrize('name', goldens.MODELS)
 @pytest.mark.usefixtures('x64')
-def test_folded_logits_are_the_published_ones(name, width):
+def test_folded_logits_are_the_published_ones(name):
+  width = min(goldens.widths(name))
   model, variables = network(name, np.float64)
   folded = slimjax.fold_batch_norm(
     *slimjax.extract(model, variables, width=width)
@@ -80,17 +76,6 @@ def test_several_widths_do_not_fold():
   model = slimjax.create_model('resnet14', num_classes=3, widths=(0.125, 0.25))
   with pytest.raises(ValueError, match='extract one first'):
     slimjax.fold_batch_norm(model, {})
-
-
-def test_norms_that_follow_no_convolution_do_not_fold():
-  model = slimjax.create_model('resnet14', num_classes=3, widths=(0.25,))
-  variables = {
-    'params': {'block': {'dense': {'kernel': 1}}},
-    'norm': {'w025': {'block': {'norm': {'scale': 1, 'bias': 0}}}},
-    'batch_stats': {'w025': {'block': {'norm': {'mean': 0, 'var': 1}}}},
-  }
-  with pytest.raises(ValueError, match='not block/norm'):
-    slimjax.fold_batch_norm(model, variables)
 
 
 # Ordinary networks, of Flax's own layers and with channel counts of their own.

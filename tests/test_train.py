@@ -40,8 +40,9 @@ from slimjax.training.runs import load_run
 from slimjax.training.steps import data_mesh
 from slimjax.training.steps import replicate
 from slimjax.variables.profile import profile_model
+from slimjax.widths import switch_name
 
-WIDTHS = (0.25, 0.5)
+WIDTHS = (0.125, 0.25)
 
 
 class Compilations:
@@ -189,7 +190,7 @@ def test_tensorboard_has_the_same_numbers(run):
   }
   records = read_metrics(workdir)
   for record in records:
-    switch = f'w0{100 * record["width"]:.0f}'
+    switch = switch_name(record['width'])
     for name in record.keys() - {'split', 'step', 'width'}:
       found = scalars.pop(
         (f'{record["split"]}/{name}/{switch}', record['step'])
@@ -296,7 +297,7 @@ def test_any_batch_size_scores_every_example_once(run, devices):
       Classification(),
       mesh,
       digits.create(),
-      widths=(0.25,),
+      widths=WIDTHS[:1],
       batch_size=batch_size,
     )
     (result,) = evaluator(replicate(variables, mesh)).values()
@@ -512,7 +513,7 @@ def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
   text = str(error.value)
   step = int(text.split()[1].rstrip(':'))
   assert STEPS < step <= STEPS + 5
-  assert 'the loss of width 0.5 is' in text
+  assert 'the loss of width 0.25 is' in text
   assert f'the last good checkpoint is of step {STEPS}' in text
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
     assert checkpoints.latest == STEPS

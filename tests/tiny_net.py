@@ -14,7 +14,7 @@ from slimjax.widths import round_channels
 from slimjax.widths import Width
 
 NAME = 'tiny_net:TinyNet'
-CHANNELS = (32, 64, 128)
+CHANNELS = (64, 128, 256)
 STEPS = 22  # an epoch of 64 digits
 
 
@@ -51,7 +51,7 @@ def get_config(**overrides):
     # Not a divisor of an epoch: sums of training metrics cross checkpoints.
     'log_every_steps': 8,
     'model__name': NAME,
-    'model__widths': (0.25, 0.5),
+    'model__widths': (0.125, 0.25),
     'schedule__warmup_epochs': 0.5,
     'schedule__peak_lr': 0.1,
     **overrides,

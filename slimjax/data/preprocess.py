@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from slimjax.data.batches import Batch
+
 Constant = float | tuple[float, ...]  # of all channels, or of each
-Batch = dict[str, Any]
 
 # Principal components of the colours of ImageNet's pixels, in [0, 1]: square
 # roots of eigenvalues, and eigenvectors as columns (Krizhevsky et al., 2012).

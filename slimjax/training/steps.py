@@ -219,15 +219,37 @@ class TrainStep:
       batch: arrays, or their shapes.
       say: see `compile_all`.
     """
-    prepare, *gradient, update = compile_all(
-      self.lowering(state, batch), say
-    ).values()
+    compiled = compile_all(self.lowering(state, batch), say)
+    prepare, *gradient, update = map(
+      _Program,
+      compiled.values(),
+      (self.prepare, *self.gradient.values(), self.update),
+    )
     return dataclasses.replace(
       self,
       prepare=prepare,
       gradient=dict(zip(self.widths, gradient, strict=True)),
       update=update,
     )
+
+
+class _Program:
+  """A compiled program, and the function it was compiled from.
+
+  A step of fewer widths has arguments of another structure: then it is the
+  function's turn, which compiles that structure once.
+  """
+
+  def __init__(self, compiled, function):
+    self._compiled = compiled
+    self._function = function
+    self.as_text = compiled.as_text
+
+  def __call__(self, *arguments):
+    given = jax.tree.structure((arguments, {}))
+    if given == self._compiled.in_tree:
+      return self._compiled(*arguments)
+    return self._function(*arguments)
 
 
 def _described(program, *arguments):
