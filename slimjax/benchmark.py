@@ -16,7 +16,7 @@ from slimjax import cli
 from slimjax.runtime import display
 from slimjax.runtime import load
 from slimjax.runtime import measure
-from slimjax.runtime.network import BACKENDS
+from slimjax.runtime.backends import BACKENDS
 from slimjax.widths import canonical
 
 

@@ -70,7 +70,7 @@ class ArraySplit:
 
 
 class CorruptImagesError(ValueError):
-  """More images can not be decoded than the configuration allows."""
+  """More images cannot be decoded than the configuration allows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _worker_batches(reader, first: int, workers: int):
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-  """Or the workers of a run that is killed would stay for ever."""
+  """Ends a worker with its parent; those of a killed run would stay for ever."""
   del worker, workers
   parent = multiprocessing.parent_process()
 

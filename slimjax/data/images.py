@@ -104,7 +104,7 @@ class ImageSplit:
         break
       else:
         raise DecodeError(
-          f'{_LOOKS} images in a row can not be decoded, up to {record.name}'
+          f'{_LOOKS} images in a row cannot be decoded, up to {record.name}'
         )
     return {'image': images, 'label': labels, 'corrupt': tuple(corrupt)}
 
@@ -130,7 +130,7 @@ class ImageSplit:
     }
 
   def check(self, name: str) -> None:
-    """Reads a few records; raises ValueError if the split can not be used."""
+    """Reads a few records; raises ValueError if the split cannot be used."""
     if not len(self):
       raise ValueError(f'the split {name} is empty')
     places = np.linspace(0, len(self) - 1, min(_SAMPLES, len(self)))
@@ -163,11 +163,11 @@ def create(
     test_split: None is validation, or test.
     held_out: training images set aside as the split `held_out`.
     held_out_seed: which ones.
-    workers: processes that decode; None is one a core; 0 none.
+    workers: processes that decode; None means one per core, 0 none.
     max_corrupt: images that may be unreadable.
 
   Raises:
-    ValueError: an argument is wrong, or the data can not be read; the text says
+    ValueError: an argument is wrong, or the data cannot be read; the text says
       what to do.
   """
   if augmentation not in AUGMENTATIONS:

@@ -14,7 +14,7 @@ _SCALINGS = (8, 4, 2)  # that JPEG decoding has at a profit
 
 
 class DecodeError(ValueError):
-  """The image can not be decoded."""
+  """The image cannot be decoded."""
 
 
 def random_crop(
@@ -62,7 +62,7 @@ def decode_random_crop(
     uint8 [size, size, 3], RGB.
 
   Raises:
-    DecodeError: it can not be decoded.
+    DecodeError: it cannot be decoded.
   """
   import cv2
   import simplejpeg
@@ -116,7 +116,7 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
     uint8 [size, size, 3], RGB.
 
   Raises:
-    DecodeError: it can not be decoded.
+    DecodeError: it cannot be decoded.
   """
   from PIL import Image
   import simplejpeg

@@ -143,7 +143,7 @@ def export(
       **_described(headline),
     )
     bundle.write_manifest(draft, manifest)
-    # Programs for other platforms can not be run here.
+    # Programs for other platforms cannot be run here.
     if 'jax' in formats and bundle.platform_of(jax.devices()[0]) in platforms:
       load(draft, prepare='lean').verify()
     if 'onnx' in formats:

@@ -85,7 +85,7 @@ def load_torch(
     if not name.endswith('num_batches_tracked')
   }
   expected = dict(_entries(model))
-  # One published norm is shared by the switches; ours is private unless told.
+  # One published norm is shared by the switches; ours is private by default.
   for unit in _units(model):
     for name in _NORM.values() if unit.shared_norm else ():
       shared = f'{unit.norms[0]}.{name}'
