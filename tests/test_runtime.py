@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_net
 
 import slimjax
 from slimjax import runtime
@@ -28,7 +29,7 @@ from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.runtime import bundle
 from slimjax.runtime import BundleError
-from slimjax.runtime import display as report
+from slimjax.runtime import display
 
 WIDTHS = (0.25, 0.5)
 ERRORS = {0.25: 9.0, 0.5: 4.0}
@@ -57,7 +58,7 @@ class Net(slimjax.SlimNet):
 
 @pytest.fixture(scope='module')
 def model():
-  return slimjax.create_model('mobilenet_v1', num_classes=10, widths=WIDTHS)
+  return slimjax.create_model(tiny_net.NAME, num_classes=10, widths=WIDTHS)
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +125,7 @@ def test_the_manifest_says_what_a_user_needs(net, model):
   assert manifest.class_names == tuple('0123456789')
   assert manifest.preprocessing == DIGITS.preprocessing
   assert manifest.platforms == ('cpu', 'cuda', 'tpu')
-  assert manifest.model['class'] == 'MobileNetV1'
+  assert manifest.model['class'] == 'TinyNet'
   assert manifest.versions['jax'] == jax.__version__
   for entry in manifest.widths:
     profile = slimjax.profile_model(model, width=entry.width, image_size=SIZE)
@@ -180,9 +181,7 @@ def test_loading_compiles_ahead_of_time(path, caplog):
 def test_a_switch_is_the_program_of_a_network_built_at_its_size(net):
   """It moves as many bytes, with as many operations: no slices inside."""
   for width in WIDTHS:
-    alone = slimjax.create_model(
-      'mobilenet_v1', num_classes=10, widths=(width,)
-    )
+    alone = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=(width,))
     alone = alone.clone(folded=True)
     weights = slimjax.init(alone, jax.random.key(0), image_size=SIZE)
 
@@ -440,6 +439,17 @@ def test_what_is_not_the_bundle_that_was_written(
     runtime.load(copy)
 
 
+def test_cloud_storage_is_refused_not_written_to_a_folder_of_that_name(
+  model, variables, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match='gs://b/x: bundles are local folders'):
+    runtime.export(model, variables, 'gs://b/x', image_size=SIZE)
+  with pytest.raises(ValueError, match='copy it here first'):
+    runtime.load('gs://b/x')
+  assert not list(tmp_path.iterdir())
+
+
 def test_folders_that_are_no_bundle(tmp_path):
   with pytest.raises(FileNotFoundError, match='there is no folder'):
     runtime.load(tmp_path / 'none')
@@ -511,7 +521,7 @@ def test_a_benchmark_measures_each_width_in_turn(net, tmp_path, capsys):
     assert (row.macs, row.error) == (entry.macs, entry.error)
   assert table.backend == 'jax'
   assert 'cores' in table.device
-  report.plot(table, tmp_path / 'plot.png', 'digits')
+  display.plot(table, tmp_path / 'plot.png', 'digits')
   assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
   with pytest.raises(ValueError, match='at least 3'):
     net.benchmark(rounds=1)

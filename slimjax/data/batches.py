@@ -289,7 +289,7 @@ def _worker_batches(reader, first: int, workers: int):
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-  """Ends a worker with its parent; those of a killed run would stay for ever."""
+  """Ends a worker with its parent, or it would outlive a killed run."""
   del worker, workers
   parent = multiprocessing.parent_process()
 

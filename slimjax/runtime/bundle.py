@@ -198,8 +198,8 @@ def local(path: str | os.PathLike) -> pathlib.Path:
   """
   if '://' in os.fspath(path):
     raise ValueError(
-      f'{os.fspath(path)}: bundles and tables are local files; write it to a'
-      ' local folder and copy that, or copy it here first'
+      f'{os.fspath(path)}: bundles are local folders; write it here and copy'
+      ' that there, or copy it here first'
     )
   return pathlib.Path(path)
 

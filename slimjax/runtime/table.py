@@ -8,8 +8,9 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from slimjax import files
 from slimjax.widths import canonical
@@ -136,7 +137,7 @@ class Table:
     Raises:
       ValueError: the file is something else.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     try:
       content = json.loads(path.read_text())
       schema = content.pop('schema')

@@ -35,6 +35,7 @@ def set_damaged_aside(folder: epath.Path) -> list[str]:
   said: list[str] = []
   if not folder.is_dir():
     return said
+  _hush()
   steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
   for step in reversed(steps):
     try:
@@ -80,16 +81,22 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
   """Leaves out what orbax logs.
 
   It logs every save of every item, which hides the run's own lines, and of a
-  save that fails one traceback per array, after `SaveError`.
+  save that fails one traceback per thread and array, beside `SaveError`.
   """
-  if record.name == 'absl':
-    return 'orbax' not in record.pathname or record.levelno >= logging.ERROR
+  if record.name == 'absl' and 'orbax' in record.pathname:
+    return record.levelno >= logging.ERROR and not record.exc_info
   trace = record.exc_info[2] if record.exc_info else None
   while trace is not None:
     if 'orbax' in trace.tb_frame.f_code.co_filename:
       return False
     trace = trace.tb_next
   return True
+
+
+def _hush() -> None:
+  """Keeps the log free of what orbax says; once is as good as twice."""
+  for name in ('absl', 'asyncio'):
+    logging.getLogger(name).addFilter(_not_of_orbax)
 
 
 # A run's state on disk: its collections stand beside `step` and `opt_state`.
@@ -124,8 +131,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: epath.PathLike, *, read_only: bool = False):
-    for name in ('absl', 'asyncio'):
-      logging.getLogger(name).addFilter(_not_of_orbax)  # one filter, once
+    _hush()
     self._manager = ocp.CheckpointManager(
       epath.Path(folder).resolve(),
       options=ocp.CheckpointManagerOptions(
