@@ -255,8 +255,10 @@ def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
   assert status == 1, text
   assert f'resuming from the checkpoint of step {stopped}' in text
   error = text[text.rindex('error: a checkpoint could not be saved') :]
+  assert 'File too large' in error
   assert f'The last whole one is of step {stopped}. Make room' in error
-  assert 'Traceback' not in text
+  assert len(error.splitlines()) <= 4
+  assert 'orbax/' not in text  # what its threads raise is told once
   after = _files(workdir / 'checkpoints')
   assert {name: after.get(name) for name in before} == before
 

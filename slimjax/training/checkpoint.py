@@ -93,6 +93,12 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
   return True
 
 
+def _short(error: Exception) -> str:
+  """Its text without the middle, which is paths: the reason stands last."""
+  text = str(error)
+  return text if len(text) <= 300 else f'{text[:100]} ... {text[-200:]}'
+
+
 def _hush() -> None:
   """Keeps the log free of what orbax says; once is as good as twice."""
   for name in ('absl', 'asyncio'):
@@ -179,7 +185,7 @@ class Checkpoints:
       # The manager counts the one that failed: what is whole has its name.
       whole = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
       raise SaveError(
-        f'a checkpoint could not be saved in {folder}: {str(error)[:300]}\nThe'
+        f'a checkpoint could not be saved in {folder}: {_short(error)}\nThe'
         f' last whole one is of step {max(whole, default=None)}. {hint}; the'
         ' same command resumes there'
       ) from error
