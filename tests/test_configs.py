@@ -9,6 +9,8 @@ import slimjax
 from slimjax import configuration
 from slimjax.training.optim import create_schedule
 from slimjax.training.optim import sgd
+from slimjax.training.runs import build_plan
+from slimjax.training.runs import build_task
 
 CONFIGS = sorted(
   path.stem
@@ -63,6 +65,8 @@ def test_a_configuration_builds(name):
     steps_per_epoch=1000,
   )
   configuration.call(sgd, 'config.optimizer', run.optimizer, schedule=schedule)
+  assert build_task(run).metrics[0].name == 'top1_error'
+  assert build_plan(run, model).widths == model.ordered_widths[::-1]
   if name not in PUBLISHED:
     return
   widths, epochs, batch, rates = PUBLISHED[name]
@@ -81,10 +85,27 @@ def test_a_configuration_builds(name):
 def test_a_key_that_nothing_reads_is_an_error():
   config = get('digits')
   config.unlock()
-  config.momentum = 0.5
-  with pytest.raises(ValueError, match='config.momentum is not read'):
+  config.epoch = 5
+  message = 'config.epoch is not read by anything; is it epochs.*; there are'
+  with pytest.raises(ValueError, match=message):
     configuration.parse(config)
   config = get('digits')
   del config.epochs
   with pytest.raises(ValueError, match='config.epochs is missing'):
     configuration.parse(config)
+
+
+@pytest.mark.parametrize('value', [True, False, 0, -1, 2.0, '5', None])
+def test_numbers_are_whole_and_above_zero(value):
+  config = {**configuration.as_plain(get('digits')), 'epochs': value}
+  message = f'config.epochs must be a whole number from 1 up, got {value!r}$'
+  with pytest.raises(ValueError, match=message):
+    configuration.parse(config)
+
+
+def test_a_configuration_of_old_has_the_task_of_old():
+  config = configuration.as_plain(get('digits'))
+  run = configuration.parse(
+    {k: v for k, v in config.items() if k not in ('task', 'plan')}
+  )
+  assert (run.task, run.plan) == ({'name': 'classification'}, {'name': 'all'})

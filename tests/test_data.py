@@ -1,6 +1,8 @@
 """The digits, their order, their shares among processes, their augmentation."""
 
+import functools
 import hashlib
+import logging
 import threading
 
 import jax
@@ -11,11 +13,14 @@ from sklearn import datasets
 
 from slimjax.data import digits
 from slimjax.data.batches import ArraySplit
+from slimjax.data.batches import Corrupt
+from slimjax.data.batches import CorruptImagesError
 from slimjax.data.batches import EvalReader
 from slimjax.data.batches import read
 from slimjax.data.batches import Share
 from slimjax.data.batches import TrainReader
 from slimjax.data.prefetch import Prefetched
+from slimjax.data.preprocess import Normalise
 from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
 
@@ -101,9 +106,13 @@ def _numbers(size):
   return ArraySplit({'image': numbers[:, None] * 10, 'label': numbers})
 
 
+def _read(reader):
+  return read(reader, corrupt=Corrupt(0))
+
+
 def _batches(size=23, batch_size=5, *, seed=0, steps=range(100), share=ALONE):
   reader = TrainReader(_numbers(size), batch_size, seed, steps, share)
-  return [batch['label'].tolist() for batch in read(reader)]
+  return [batch['label'].tolist() for batch in _read(reader)]
 
 
 def test_no_example_is_lost_or_repeated_within_an_epoch():
@@ -115,7 +124,7 @@ def test_no_example_is_lost_or_repeated_within_an_epoch():
 
 
 def test_images_and_labels_stay_together():
-  batch = next(read(TrainReader(_numbers(23), 5, 0, range(9))))
+  batch = next(_read(TrainReader(_numbers(23), 5, 0, range(9))))
   assert (batch['image'][:, 0] == batch['label'] * 10).all()
 
 
@@ -154,7 +163,7 @@ def test_impossible_batches_are_refused():
 @pytest.mark.parametrize('processes', [1, 2, 4])
 def test_padded_batches_hold_each_example_once(batch_size, processes):
   shares = [
-    list(read(EvalReader(_numbers(23), batch_size, Share(i, processes))))
+    list(_read(EvalReader(_numbers(23), batch_size, Share(i, processes))))
     for i in range(processes)
   ]
   # All processes run the same steps: one with fewer would hang the others.
@@ -166,6 +175,68 @@ def test_padded_batches_hold_each_example_once(batch_size, processes):
       assert (batch['image'][:, 0] == batch['label'] * 10).all()
       scored += batch['label'][batch['mask']].tolist()
   assert scored == list(range(23))
+
+
+# Images that cannot be decoded.
+
+
+class _Unreadable(ArraySplit):
+  """Some examples, by number, are corrupt."""
+
+  def read_eval(self, indices):
+    batch = super().read_eval(indices)
+    names = [f'{i}.jpg' for i in indices if i in (2, 3, 11)]
+    return {**batch, 'corrupt': tuple(names)}
+
+
+def test_corrupt_images_are_counted_once_and_named(caplog):
+  reader = EvalReader(_Unreadable(_numbers(23).arrays), 5)
+  corrupt = Corrupt(3)
+  for _ in range(2):  # in a second pass they are the same
+    with caplog.at_level(logging.ERROR):
+      batches = list(read(reader, corrupt=corrupt))
+    assert all(set(b) == {'image', 'label', 'mask'} for b in batches)
+  assert [r.getMessage().split()[2] for r in caplog.records] == [
+    *('2.jpg', '3.jpg', '11.jpg')
+  ]
+  with pytest.raises(CorruptImagesError, match=r'3 images .*max_corrupt = 2'):
+    list(read(reader, corrupt=Corrupt(2)))
+
+
+def _gathered(counts):
+  """What a collective gives each of several processes, stacked."""
+  sent = []
+
+  def keep(hashes):
+    sent.append(hashes)
+    return np.zeros_like(hashes)[None]
+
+  for corrupt in counts:
+    corrupt.check(keep)
+  assert len({hashes.shape for hashes in sent}) == 1
+  return lambda hashes: np.stack(sent)
+
+
+@pytest.mark.parametrize(
+  'names, together',
+  [
+    ((['a', 'b'], ['c', 'd']), 4),
+    ((['a', 'b'], ['c', 'b']), 3),
+    ((['a', 'b', 'c'], ['c', 'b']), 3),
+    (([], ['a', 'b', 'c']), 3),
+  ],
+)
+def test_corrupt_images_are_counted_over_all_processes(names, together):
+  counts = [Corrupt(3) for _ in names]
+  for corrupt, own in zip(counts, names, strict=True):
+    corrupt.add(own)  # alone none has too many
+  gather = _gathered(counts)
+  for corrupt in counts:
+    if together == 3:
+      corrupt.check(gather)
+      continue
+    with pytest.raises(CorruptImagesError, match='4 images .*max_corrupt = 3'):
+      corrupt.check(gather)
 
 
 # Prefetching.
@@ -290,8 +361,37 @@ def test_fill_comes_from_outside():
   assert outside.sum() >= 12
   # The digits are filled with black.
   black = np.zeros((4, 32, 32, 3), np.uint8)
-  augmented = digits.create().augment(jax.random.key(0), jnp.asarray(black))
-  np.testing.assert_allclose(augmented, digits.preprocess(black), atol=1e-5)
+  labels = jnp.arange(4)
+  augmented = digits.create().augment(
+    jax.random.key(0), {'image': jnp.asarray(black), 'label': labels}
+  )
+  assert augmented['label'] is labels
+  np.testing.assert_allclose(
+    augmented['image'], digits.preprocess(black), atol=1e-5
+  )
+
+
+def test_two_data_sets_of_equal_options_share_their_programs():
+  """What happens on the device keys what is compiled."""
+  one, two = digits.create(), digits.create()
+  assert one.augment is not two.augment
+  assert (one.augment, one.preprocess) == (two.augment, two.preprocess)
+  assert hash(one.augment) == hash(two.augment)
+  assert one.augment != digits.create(max_shift=1.0).augment
+  constants = {'mean': (0.5, 0.4, 0.3), 'std': 0.2}
+  assert hash(Normalise(**constants)) == hash(Normalise(**constants))
+  assert Normalise(**constants) != Normalise(**{**constants, 'std': 0.1})
+  batch = {'image': jnp.zeros((2, 32, 32, 3), jnp.uint8), 'label': jnp.arange(2)}
+  traces = []
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def prepare(augment, key, batch):
+    traces.append(augment)
+    return augment(key, batch)
+
+  for dataset in (one, two):
+    prepare(dataset.augment, jax.random.key(0), batch)
+  assert len(traces) == 1
 
 
 def test_randomness_is_of_the_example_and_of_the_key_alone():

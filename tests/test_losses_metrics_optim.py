@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from slimjax.training import optim
+from slimjax.tasks import Classification
+from slimjax.tasks.classification import classification_metrics
+from slimjax.tasks.classification import top_k_correct
 from slimjax.tasks.losses import cross_entropy
 from slimjax.tasks.losses import soft_cross_entropy
-from slimjax.tasks.metrics import classification_metrics
-from slimjax.tasks.metrics import summarise
-from slimjax.tasks.metrics import top_k_correct
+from slimjax.training import optim
 
 NAN, INF = np.nan, np.inf
 
@@ -119,7 +119,7 @@ def test_padding_does_not_count_whatever_it_holds():
     'top1': (1.0, 2.0),
     'top5': (1.0, 2.0),
   }
-  assert summarise(metrics) == {
+  assert Classification().summarise(metrics) == {
     'loss': 1.75,
     'top1_error': 50.0,
     'top5_error': 50.0,
@@ -130,6 +130,28 @@ def test_without_a_mask_all_examples_count():
   logits, labels = jnp.eye(3), jnp.array([0, 1, 0])
   metrics = classification_metrics(logits, labels, jnp.ones(3))
   assert [float(x) for x in metrics['top1']] == [2.0, 3.0]
+
+
+def test_scores_are_of_all_batches():
+  task, total = Classification(), None
+  for labels, mask in (([0, 1, 0], [1, 1, 1]), ([2, 0, 0], [1, 0, 0])):
+    labels, mask = jnp.array(labels), jnp.array(mask, bool)
+    measured = classification_metrics(jnp.eye(3), labels, jnp.ones(3), mask)
+    total = task.accumulate(total, measured)
+  scores = task.score(total)
+  assert scores.pop('top1_error') == pytest.approx(50.0)
+  assert scores == {'loss': 1.0, 'top5_error': 0.0, 'examples': 4}
+
+
+def test_nothing_has_no_score():
+  """No batch at all, or none whose examples could be read."""
+  task = Classification()
+  measured = classification_metrics(
+    jnp.eye(3), jnp.arange(3), jnp.ones(3), jnp.zeros(3, bool)
+  )
+  for total in (None, task.accumulate(None, measured)):
+    with pytest.raises(ValueError, match='no example was scored: the split is'):
+      task.score(total)
 
 
 # Schedules. Ten steps are an epoch.
@@ -285,3 +307,14 @@ def test_sgd_is_that_of_pytorch(nesterov, clip_norm):
   found = _named(trainable)
   for name, array in expected.items():
     np.testing.assert_allclose(found[name], array, rtol=1e-9, err_msg=name)
+
+
+def test_a_run_may_resume_with_another_bound():
+  """Clipping has no state, and none of it stands in that of the optimiser."""
+  trainable = _trainable()
+  schedule = optim.linear(0.1, total_steps=10)
+  structures = {
+    jax.tree.structure(optim.sgd(schedule, clip_norm=norm).init(trainable))
+    for norm in (None, 1.0, 5.0)
+  }
+  assert len(structures) == 1

@@ -11,17 +11,21 @@ import sys
 import time
 
 import pytest
+from tiny_net import NAME
+from tiny_net import STEPS
 
+from slimjax.training import processes as slimjax_processes
 from slimjax.training.log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 22  # an epoch
+EPOCHS = 3
 # Training at this rate is no chaos: one process and several can be compared.
 ARGUMENTS = (
-  '--config=configs/digits.py',
-  '--config.model.name=resnet14',
-  '--config.model.widths=(0.125,)',
-  '--config.schedule.peak_lr=0.00003',
+  '--config=digits',
+  f'--config.model.name={NAME}',
+  '--config.model.widths=(0.25,)',
+  f'--config.epochs={EPOCHS}',
+  '--config.schedule.peak_lr=0.0003',
   '--config.log_every_steps=1',
   '--config.eval_every_epochs=1',
 )
@@ -34,7 +38,7 @@ def _free_port():
 
 
 @contextlib.contextmanager
-def _started(workdir, processes, *, devices=1, epochs=1, overrides=()):
+def _started(workdir, processes, *, devices=1):
   """The processes, and the files of what they say; a workdir each, or one."""
   port = _free_port()
   workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
@@ -55,10 +59,8 @@ def _started(workdir, processes, *, devices=1, epochs=1, overrides=()):
             '-m',
             'slimjax.train',
             *ARGUMENTS,
-            f'--config.epochs={epochs}',
             f'--workdir={workdir}',
             *(joined if processes > 1 else ()),
-            *overrides,
           ],
           cwd=ROOT,
           env={
@@ -68,6 +70,7 @@ def _started(workdir, processes, *, devices=1, epochs=1, overrides=()):
             'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(
               'device_count=4', f'device_count={devices}'
             ),
+            'PYTHONPATH': str(ROOT / 'tests'),
             'PYTHONUNBUFFERED': '1',
           },
           stdout=file,
@@ -106,7 +109,7 @@ def _saved(workdir):
 
 def _assert_same_run(workdir, reference):
   found, expected = read_metrics(workdir), read_metrics(reference)
-  assert len(found) == len(expected) == 2 * STEPS + 2
+  assert len(found) == len(expected) == EPOCHS * (STEPS + 1)
   for one, other in zip(found, expected, strict=True):
     assert (one['step'], one['split']) == (other['step'], other['split'])
     # Differences of rounding grow from step to step.
@@ -119,27 +122,27 @@ def _assert_same_run(workdir, reference):
   assert one['examples'] == other['examples'] == 360
 
 
+def _trained_until(workdir, step):
+  """Whether a step is logged, and the epoch before it saved."""
+  lines = read_metrics(workdir)
+  return bool(_saved(workdir) and lines and lines[-1]['step'] >= step)
+
+
 @pytest.fixture(scope='module')
 def reference(tmp_path_factory):
-  """One process with four devices, two epochs."""
+  """One process with four devices."""
   workdir = tmp_path_factory.mktemp('reference') / 'run'
-  (state,), (output,) = _run(workdir, 1, devices=4, epochs=2)
+  (state,), (output,) = _run(workdir, 1, devices=4)
   assert state == 0, output
   return workdir
 
 
-def test_two_processes_then_four_train_as_one(reference, tmp_path):
-  """A lost process stops the other; with four, the run goes on exactly."""
+def test_two_processes_then_four_then_one_train_as_one(reference, tmp_path):
+  """A lost process stops the other; SIGTERM to one of four saves on all."""
   workdir = tmp_path / 'run'
-  with _started(workdir, 2, devices=2, epochs=2) as (started, outputs):
+  with _started(workdir, 2, devices=2) as (started, outputs):
     # In the second epoch.
-    _when(
-      lambda: (
-        _saved(workdir) and read_metrics(workdir)[-1]['step'] >= STEPS + 2
-      ),
-      started,
-      outputs,
-    )
+    _when(lambda: _trained_until(workdir, STEPS + 2), started, outputs)
     started[1].kill()
     begin = time.monotonic()
     states = [process.wait(timeout=150) for process in started]
@@ -148,29 +151,24 @@ def test_two_processes_then_four_train_as_one(reference, tmp_path):
   assert states[0] not in (0, -signal.SIGKILL)
   assert _saved(workdir) == [STEPS]
 
-  states, texts = _run(workdir, 4, epochs=2)
+  with _started(workdir, 4) as (started, outputs):
+    # In the third.
+    _when(lambda: _trained_until(workdir, 2 * STEPS + 2), started, outputs)
+    started[2].send_signal(signal.SIGTERM)
+    states = [process.wait(timeout=120) for process in started]
+    texts = [output.read_text() for output in outputs]
   assert states == [0] * 4, texts
-  assert f'going on from the checkpoint of step {STEPS}' in texts[0]
+  assert f'resuming from the checkpoint of step {STEPS}' in texts[0]
+  stopped = _saved(workdir)[-1]
+  assert 2 * STEPS < stopped < EPOCHS * STEPS, texts
+  assert f'SIGTERM: saved step {stopped}' in texts[0]
   # Process 0 speaks for all.
   assert f'validation step {2 * STEPS}' in texts[0]
   assert not any('validation' in text for text in texts[1:])
-  _assert_same_run(workdir, reference)
 
-
-def test_sigterm_to_one_saves_on_all(reference, tmp_path):
-  workdir = tmp_path / 'run'
-  with _started(workdir, 2, devices=2, epochs=2) as (started, outputs):
-    _when(lambda: len(read_metrics(workdir)) > STEPS + 1, started, outputs)
-    started[1].send_signal(signal.SIGTERM)
-    states = [process.wait(timeout=120) for process in started]
-    texts = [output.read_text() for output in outputs]
-  assert states == [0, 0], texts
-  stopped = _saved(workdir)[-1]
-  assert STEPS < stopped < 2 * STEPS, texts
-  assert f'SIGTERM: saved step {stopped}' in texts[0]
-  states, texts = _run(workdir, 1, devices=4, epochs=2)
+  states, texts = _run(workdir, 1, devices=4)
   assert states == [0], texts
-  assert f'going on from the checkpoint of step {stopped}' in texts[0]
+  assert f'resuming from the checkpoint of step {stopped}' in texts[0]
   _assert_same_run(workdir, reference)
 
 
@@ -186,20 +184,14 @@ def test_what_is_wrong_on_one_host_stops_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, says',
+  'given, says',
   [
-    (('--coordinator=localhost:1',), 'are given together'),
-    (
-      ('--coordinator=localhost', '--process_count=2', '--process_id=0'),
-      'must be HOST:PORT',
-    ),
-    (
-      ('--coordinator=host:1', '--process_count=2', '--process_id=2'),
-      'below --process_count, got host:1, 2 of 2',
-    ),
+    (('localhost:1', None, None), 'are given together'),
+    (('localhost', 2, 0), 'must be HOST:PORT'),
+    (('host:1', 2, 2), 'below --process_count, got host:1, 2 of 2'),
   ],
 )
-def test_wrong_flags_are_refused(tmp_path, flags, says):
-  (state,), (output,) = _run(tmp_path / 'run', 1, overrides=flags)
-  assert state != 0
-  assert says in output
+def test_wrong_flags_are_refused(given, says):
+  """Before jax is asked for anything."""
+  with pytest.raises(ValueError, match=says):
+    slimjax_processes.initialize(*given)

@@ -131,13 +131,13 @@ def add_sums(total: Any, measured: Any) -> Any:
   return measured if total is None else jax.tree.map(np.add, total, measured)
 
 
-def means(metrics: Mapping[str, SumCount]) -> dict[str, float]:
+def means(metrics: Mapping[str, SumCount] | None) -> dict[str, float]:
   """Returns sum / count of each metric.
 
   Raises:
     ValueError: nothing was counted.
   """
-  if any(not float(count) for _, count in metrics.values()):
+  if not metrics or not all(float(count) for _, count in metrics.values()):
     raise ValueError(
       'no example was scored: the split is empty, or none of its examples could'
       ' be read'

@@ -140,6 +140,11 @@ class Checkpoints:
     _hush()
     self._manager = ocp.CheckpointManager(
       epath.Path(folder).resolve(),
+      # Named, so that what is in a checkpoint can be asked before it is read.
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'position': ocp.JsonCheckpointHandler(),
+      },
       options=ocp.CheckpointManagerOptions(
         create=not read_only,
         read_only=read_only,
