@@ -381,7 +381,10 @@ def test_two_data_sets_of_equal_options_share_their_programs():
   constants = {'mean': (0.5, 0.4, 0.3), 'std': 0.2}
   assert hash(Normalise(**constants)) == hash(Normalise(**constants))
   assert Normalise(**constants) != Normalise(**{**constants, 'std': 0.1})
-  batch = {'image': jnp.zeros((2, 32, 32, 3), jnp.uint8), 'label': jnp.arange(2)}
+  batch = {
+    'image': jnp.zeros((2, 32, 32, 3), jnp.uint8),
+    'label': jnp.arange(2),
+  }
   traces = []
 
   @functools.partial(jax.jit, static_argnums=0)

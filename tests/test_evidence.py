@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from slimjax.training import steps
 from slimjax import train
 from slimjax.evaluate import load_run
+from slimjax.training import mesh as placing
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'experiments'
 SCRIPTS = (
@@ -54,7 +54,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
   """Of the test suite's four: quicker to compile."""
-  mesh = steps.data_mesh(jax.devices()[:1])
+  mesh = placing.data_mesh(jax.devices()[:1])
   monkeypatch.setattr(train, 'data_mesh', lambda: mesh)
 
 

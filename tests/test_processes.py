@@ -14,8 +14,8 @@ import pytest
 from tiny_net import NAME
 from tiny_net import STEPS
 
-from slimjax.training import processes as slimjax_processes
 from slimjax.training.log import read_metrics
+from slimjax.training.processes import initialize
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 3
@@ -194,4 +194,4 @@ def test_what_is_wrong_on_one_host_stops_all(tmp_path):
 def test_wrong_flags_are_refused(given, says):
   """Before jax is asked for anything."""
   with pytest.raises(ValueError, match=says):
-    slimjax_processes.initialize(*given)
+    initialize(*given)

@@ -13,6 +13,8 @@ from slimjax.analysis import compare
 from slimjax.analysis import published
 from slimjax.data import digits
 from slimjax.models import create_model
+from slimjax.tasks import Classification
+from slimjax.tasks import Metric
 from slimjax.variables.profile import profile_model
 from slimjax.widths import label
 
@@ -157,19 +159,28 @@ def test_other_counts_are_pointed_out(tmp_path, monkeypatch):
   assert '325.40 M ≠ 317 M' in console.export_text()
 
 
+class ByLoss(Classification):
+  """A task of a user's own with another headline."""
+
+  metrics = (Metric('loss', 'loss'),)
+
+
 def test_another_headline_is_compared_with_nothing(tmp_path):
   config = get('mobilenet_v1')
-  run = finished(tmp_path / 'run', config, lambda _: 30.0, headline='loss')
+  run = finished(tmp_path / 'run', config, lambda _: 3.0, headline='loss')
   with pytest.raises(ValueError, match='has no top1_error; it has width, loss'):
     compare.read(run)
-  entry = compare.read(run, headline='loss')
+  config.task = {'name': 'test_report:ByLoss'}
+  run = finished(tmp_path / 'own', config, lambda _: 3.0, headline='loss')
+  entry = compare.read(run)
   comparison = compare.compare(entry)
   assert comparison.reasons == ['loss here, top1_error published']
   assert [line.difference for line in comparison.lines] == [None] * 4
   assert all(line.same_counts for line in comparison.lines)
-  config.seed = 1
-  other = finished(tmp_path / 'other', config, lambda _: 30.0)
-  assert len(compare.group([entry, compare.read(other)])) == 2
+  # Its number has no unit.
+  console = rich.console.Console(width=200, record=True)
+  compare.show(comparison, console)
+  assert '3.00 %' not in console.export_text()
 
 
 def test_widths_may_be_channels(tmp_path):

@@ -14,6 +14,7 @@ from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
 from slimjax.tasks import Classification
+from slimjax.training import mesh as placing
 from slimjax.training import steps
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.state import TrainState
@@ -120,13 +121,13 @@ def test_naive_training_is_one_batch_norm_sliced(devices):
     expected.append((gradients, stats))
   (params, norm), stats = jax.tree.map(lambda *x: sum(x) / devices, *expected)
 
-  mesh = steps.data_mesh(jax.devices()[:devices])
+  mesh = placing.data_mesh(jax.devices()[:devices])
   optimizer = optax.sgd(RATE)
   step = steps.make_train_step(
     model, Classification(), optimizer, optax.constant_schedule(RATE), mesh
   )
-  state = steps.replicate(TrainState.create(variables, optimizer), mesh)
-  batch = steps.shard({'image': images, 'label': labels}, mesh)
+  state = placing.replicate(TrainState.create(variables, optimizer), mesh)
+  batch = placing.shard({'image': images, 'label': labels}, mesh)
   state, _ = step(state, batch)
 
   moved = lambda old, gradient: old - RATE * gradient
@@ -162,17 +163,17 @@ def test_one_width_shares_with_nobody():
   """Then shared or private is a name: the same steps."""
   images = np.float32(np.random.RandomState(0).standard_normal((4, 6, 6, 3)))
   batch = {'image': images, 'label': np.int32([0, 1, 2, 0])}
-  mesh, optimizer = steps.data_mesh(jax.devices()[:1]), optax.sgd(RATE)
+  mesh, optimizer = placing.data_mesh(jax.devices()[:1]), optax.sgd(RATE)
   after = []
   for shared in ((), NAIVE):
     model = net(shared, widths=(1.0,))
     variables = slimjax.init(model, jax.random.key(0), image_size=6)
-    state = steps.replicate(TrainState.create(variables, optimizer), mesh)
+    state = placing.replicate(TrainState.create(variables, optimizer), mesh)
     step = steps.make_train_step(
       model, Classification(), optimizer, optax.constant_schedule(RATE), mesh
     )
     for _ in range(2):
-      state, _ = step(state, steps.shard(batch, mesh))
+      state, _ = step(state, placing.shard(batch, mesh))
     after.append(select(state.variables, 'w100'))
   jax.tree.map(np.testing.assert_array_equal, *after)
 

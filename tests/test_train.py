@@ -30,15 +30,16 @@ from slimjax.train import train_and_evaluate
 from slimjax.training import steps
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.evaluator import Evaluator
+from slimjax.training.gradient import gradient_program
 from slimjax.training.log import MetricsWriter
 from slimjax.training.log import read_metrics
 from slimjax.training.log import TrainLog
-from slimjax.training.loop import claim
+from slimjax.training.mesh import data_mesh
+from slimjax.training.mesh import replicate
 from slimjax.training.progress import Clock
 from slimjax.training.progress import Progress
 from slimjax.training.runs import load_run
-from slimjax.training.steps import data_mesh
-from slimjax.training.steps import replicate
+from slimjax.training.session import claim
 from slimjax.variables.profile import profile_model
 from slimjax.widths import switch_name
 
@@ -97,7 +98,7 @@ def run(tmp_path_factory):
 
   for programs in (
     steps._prepare_program,
-    steps._gradient_program,
+    gradient_program,
     steps._update_program,
     steps.make_eval_step,
   ):

@@ -16,14 +16,15 @@ import optax
 import pytest
 
 import slimjax
-from slimjax.training import optim
-from slimjax.training import steps
-from slimjax.variables.torch_names import load_torch
-from slimjax.variables.torch_names import save_torch
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
 from slimjax.tasks import Classification
+from slimjax.training import mesh as placing
+from slimjax.training import optim
+from slimjax.training import steps
 from slimjax.training.state import TrainState
 from slimjax.variables import select
+from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 
 pytestmark = pytest.mark.usefixtures('x64')
 # A bias that the next norm takes away has a gradient of zero but for rounding.
@@ -108,15 +109,15 @@ def run(name):
     shared=SHARED.get(name, ()),
   )
   variables = load_torch(model, goldens.weights(name, np.float64))
-  mesh = steps.data_mesh(jax.devices()[:1])
+  mesh = placing.data_mesh(jax.devices()[:1])
   schedule = optax.constant_schedule(0.1)
   optimizer = optax.chain(recorder(), optim.sgd(schedule))
   batch = {
     'image': goldens.images(8, np.float64),
     'label': (7 * np.arange(8) % 1000).astype(np.int32),
   }
-  batch = steps.shard(batch, mesh)
-  state = steps.replicate(TrainState.create(variables, optimizer), mesh)
+  batch = placing.shard(batch, mesh)
+  state = placing.replicate(TrainState.create(variables, optimizer), mesh)
   step = steps.make_train_step(
     model, Classification(), optimizer, schedule, mesh
   )

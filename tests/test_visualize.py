@@ -7,9 +7,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 import pytest
 
-from slimjax.configs import digits as digits_config
 from slimjax.analysis import features
 from slimjax.analysis import figures
+from slimjax.configs import digits as digits_config
 from slimjax.data import digits
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset

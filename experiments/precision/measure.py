@@ -18,8 +18,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from slimjax.configs import digits
 from slimjax import files
+from slimjax.configs import digits
 from slimjax.train import train_and_evaluate
 
 DTYPES = ('float32', 'bfloat16')

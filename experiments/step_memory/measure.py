@@ -19,9 +19,10 @@ from rich.table import Table
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import slimjax
+from slimjax.tasks.losses import cross_entropy
+from slimjax.training import mesh as placing
 from slimjax.training import optim
 from slimjax.training import steps
-from slimjax.tasks.losses import cross_entropy
 from slimjax.training.state import TrainState
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -47,7 +48,7 @@ def shapes(model, optimizer, mesh, batch_size, image_size):
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
 
-  split = jax.sharding.PartitionSpec(steps.AXIS)
+  split = jax.sharding.PartitionSpec(placing.AXIS)
   return on(state, jax.sharding.PartitionSpec()), on(batch, split)
 
 
@@ -115,7 +116,7 @@ def main():
   parser.add_argument('--image_size', type=int, default=64)
   parser.add_argument('--batch_size', type=int, default=16)
   arguments = parser.parse_args()
-  mesh = steps.data_mesh(jax.devices()[:1])
+  mesh = placing.data_mesh(jax.devices()[:1])
   schedule = optax.constant_schedule(0.1)
   optimizer = optim.sgd(schedule)
   for name in arguments.models.split(','):

@@ -25,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import slimjax
 from slimjax import files
 from slimjax.runtime.measuring import describe_device
+from slimjax.training import mesh as placing
 from slimjax.training import optim
 from slimjax.training import steps
 from slimjax.training.devices import peak_tflops
@@ -59,11 +60,11 @@ def slimmable(name, widths, batch, dtype):
   )
   schedule = optax.constant_schedule(0.01)
   optimizer = optim.sgd(schedule)
-  mesh = steps.data_mesh(jax.devices()[:1])
+  mesh = placing.data_mesh(jax.devices()[:1])
   size = batch['image'].shape[1]
   variables = slimjax.init(model, jax.random.key(0), image_size=size)
-  holder = [steps.replicate(TrainState.create(variables, optimizer), mesh)]
-  batch = steps.shard(batch, mesh)
+  holder = [placing.replicate(TrainState.create(variables, optimizer), mesh)]
+  batch = placing.shard(batch, mesh)
   step = steps.make_train_step(model, optimizer, schedule, mesh)
   step = step.compile(holder[0], batch)
 

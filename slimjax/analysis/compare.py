@@ -20,8 +20,8 @@ from slimjax.analysis import published
 from slimjax.models.net import SlimNet
 from slimjax.training.runs import build_model
 from slimjax.training.runs import build_task
+from slimjax.variables.format import used_parameters
 from slimjax.variables.profile import count_parameters
-from slimjax.variables.profile import profile_model
 from slimjax.widths import canonical
 from slimjax.widths import label
 from slimjax.widths import Width
@@ -234,7 +234,7 @@ def _line(
   sized: bool,
 ) -> Line:
   errors, macs = entry.errors[width], entry.macs[width]
-  params = profile_model(model, width=width).conv_fc_params
+  params = used_parameters(model, width)['params']
   error = statistics.mean(errors)
   none: Mapping[Any, float] = {}
   expected = (row.errors if row else none).get(width)

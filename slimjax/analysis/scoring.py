@@ -10,6 +10,8 @@ from slimjax import configuration
 from slimjax.analysis import published
 from slimjax.training import processes
 from slimjax.training.evaluator import Evaluator
+from slimjax.training.mesh import data_mesh
+from slimjax.training.mesh import replicate
 from slimjax.training.results import print_results
 from slimjax.training.results import Result
 from slimjax.training.results import results_of
@@ -17,8 +19,6 @@ from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
 from slimjax.training.runs import load_published
 from slimjax.training.runs import load_run
-from slimjax.training.steps import data_mesh
-from slimjax.training.steps import replicate
 from slimjax.widths import Width
 
 _NAMED = ('latest', 'best')

@@ -137,9 +137,8 @@ class Table:
     Raises:
       ValueError: the file is something else.
     """
-    path = epath.Path(path)
     try:
-      content = json.loads(path.read_text())
+      content = json.loads(epath.Path(path).read_text())
       schema = content.pop('schema')
       if schema != SCHEMA:
         raise ValueError(f'its schema is {schema}, not {SCHEMA}')

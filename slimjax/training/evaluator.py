@@ -17,8 +17,8 @@ from slimjax.tasks.base import Task
 from slimjax.training import processes
 from slimjax.training.compiling import compile_all
 from slimjax.training.compiling import quiet
+from slimjax.training.mesh import shard
 from slimjax.training.steps import make_eval_step
-from slimjax.training.steps import shard
 from slimjax.variables import extract
 from slimjax.variables import Variables
 from slimjax.variables.slicing import narrow

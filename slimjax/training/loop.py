@@ -7,10 +7,7 @@ a run of the workdir is found and restored, steps are taken, the end is told.
 from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
-import dataclasses
 import functools
-import itertools
-import json
 import math
 import time
 from typing import Any
@@ -23,22 +20,14 @@ import optax
 from slimjax import configuration
 from slimjax.data.batches import Corrupt
 from slimjax.data.batches import Share
-from slimjax.data.dataset import Dataset
 from slimjax.data.prefetch import Prefetched
-from slimjax.models.net import SlimNet
 from slimjax.tasks import Task
 from slimjax.training import processes
-from slimjax.training.checkpoint import Checkpoints
-from slimjax.training.checkpoint import set_damaged_aside
 from slimjax.training.evaluator import Evaluator
-from slimjax.training.log import MetricsWriter
 from slimjax.training.log import NonFiniteError
 from slimjax.training.log import TrainLog
-from slimjax.training.optim import create_schedule
-from slimjax.training.optim import sgd
-from slimjax.training.plans import WidthPlan
+from slimjax.training.mesh import shard
 from slimjax.training.progress import Clock
-from slimjax.training.progress import Progress
 from slimjax.training.progress import say_plan
 from slimjax.training.progress import Trace
 from slimjax.training.results import plot_results
@@ -47,26 +36,16 @@ from slimjax.training.results import Result
 from slimjax.training.results import results_of
 from slimjax.training.results import Scores
 from slimjax.training.results import write_results
-from slimjax.training.runs import build_dataset
-from slimjax.training.runs import build_model
-from slimjax.training.runs import build_plan
-from slimjax.training.runs import build_task
-from slimjax.training.runs import CONFIG
-from slimjax.training.runs import defaults
-from slimjax.training.runs import read_config
-from slimjax.training.state import TrainState
-from slimjax.training.steps import AXIS
-from slimjax.training.steps import data_mesh
+from slimjax.training.session import open_session
+from slimjax.training.session import Session
+from slimjax.training.setup import Initial
+from slimjax.training.setup import new_state
+from slimjax.training.setup import set_up
+from slimjax.training.setup import Setup
 from slimjax.training.steps import make_train_step
-from slimjax.training.steps import replicate
-from slimjax.training.steps import shard
 from slimjax.training.steps import TrainStep
-from slimjax.variables import init
-from slimjax.variables import Variables
 from slimjax.widths import label
 from slimjax.widths import Width
-
-Initial = Callable[[SlimNet, Variables], Variables]
 
 
 def train_and_evaluate(
@@ -106,12 +85,12 @@ def train_and_evaluate(
   run = configuration.parse(config)
   workdir = epath.Path(workdir)
   keep_compiled(run.compilation_cache_dir)
-  setup = _set_up(run, last)
+  setup = set_up(run, last)
   if processes.is_primary():
     say_plan(run, setup.dataset, setup.model, setup.plan, setup.steps_per_epoch)
-  state = _new_state(setup, initial)
+  state = new_state(setup, initial)
   with contextlib.ExitStack() as stack:
-    session = _open(stack, setup, workdir, config, state, on_metrics)
+    session = open_session(stack, setup, workdir, config, state, on_metrics)
     evaluator = Evaluator(
       setup.model,
       setup.task,
@@ -131,179 +110,6 @@ def train_and_evaluate(
     if scores is None:  # the run was over before
       scores = evaluator(session.state.variables)
     return _finish(setup, session, scores, clock)
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-  """What the configuration names, built.
-
-  Attributes:
-    run: the configuration.
-    mesh: of all devices.
-    dataset: to train on.
-    model: to train.
-    task: what it is trained for.
-    plan: which widths each step has.
-    optimizer: with the schedule in it.
-    schedule: learning rate by step.
-    steps_per_epoch: whole batches of the training split.
-  """
-
-  run: configuration.Run
-  mesh: jax.sharding.Mesh
-  dataset: Dataset
-  model: SlimNet
-  task: Task
-  plan: WidthPlan
-  optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
-  steps_per_epoch: int
-
-  @property
-  def total_steps(self) -> int:
-    return self.run.epochs * self.steps_per_epoch
-
-
-def _set_up(
-  run: configuration.Run, last: optax.GradientTransformation | None
-) -> Setup:
-  """Builds everything; errors come before anything is written."""
-  mesh = data_mesh()
-  if run.batch_size % mesh.size:
-    raise ValueError(
-      f'config.batch_size {run.batch_size} does not divide among {mesh.size}'
-      f' devices; try {-(-run.batch_size // mesh.size) * mesh.size}'
-    )
-  dataset = processes.together(lambda: build_dataset(run))
-  examples = len(dataset.splits['train'])
-  steps_per_epoch = examples // run.batch_size
-  if not steps_per_epoch:
-    raise ValueError(
-      f'config.batch_size {run.batch_size} must be between 1 and the'
-      f' {examples} training examples'
-    )
-  model = build_model(run)
-  if model.axis_name not in (None, AXIS):
-    raise ValueError(
-      f'config.model.axis_name must be {AXIS!r} (synchronised batch norm) or'
-      f' None, got {model.axis_name!r}'
-    )
-  task = build_task(run)
-  task.check(model, dataset)
-  schedule = configuration.call(
-    create_schedule,
-    'config.schedule',
-    run.schedule,
-    total_epochs=run.epochs,
-    steps_per_epoch=steps_per_epoch,
-  )
-  optimizer = configuration.call(
-    sgd, 'config.optimizer', run.optimizer, schedule=schedule
-  )
-  return Setup(
-    run=run,
-    mesh=mesh,
-    dataset=dataset,
-    model=model,
-    task=task,
-    plan=build_plan(run, model),
-    optimizer=optimizer if last is None else optax.chain(optimizer, last),
-    schedule=schedule,
-    steps_per_epoch=steps_per_epoch,
-  )
-
-
-def _new_state(setup: Setup, initial: Initial | None) -> TrainState:
-  """Returns the state before the first step, on every device."""
-  image = setup.task.example(setup.dataset)['image']
-  variables: Variables = init(
-    setup.model,
-    jax.random.key(setup.run.seed),
-    image_size=tuple(image.shape[1:3]),
-  )
-  if initial is not None:
-    variables = initial(setup.model, variables)
-  return replicate(TrainState.create(variables, setup.optimizer), setup.mesh)
-
-
-@dataclasses.dataclass
-class Session:
-  """A run's open files, and where it stands.
-
-  Attributes:
-    workdir: of the run.
-    checkpoints: of the run.
-    writer: of its metrics.
-    progress: what it shows.
-    state: the newest; a step donates it.
-    first_step: optimiser steps done before.
-    best: the least validation error so far.
-    sums: training metrics not yet written; see `TrainLog.state`.
-  """
-
-  workdir: epath.Path
-  checkpoints: Checkpoints
-  writer: MetricsWriter
-  progress: Progress
-  state: TrainState
-  first_step: int = 0
-  best: float = math.inf
-  sums: Mapping[str, Any] | None = None
-
-  def write(self, records: list[dict[str, Any]]) -> None:
-    """Writes and shows records, those of a step together."""
-    for _, group in itertools.groupby(records, lambda r: r['step']):
-      lines = list(group)
-      self.writer.write(lines)
-      self.progress.line(lines)
-
-
-def _open(
-  stack: contextlib.ExitStack,
-  setup: Setup,
-  workdir: epath.Path,
-  config: Mapping[str, Any],
-  state: TrainState,
-  on_metrics: Callable[[dict[str, Any]], Any] | None,
-) -> Session:
-  """Claims the workdir, and restores the run that is in it."""
-  primary = processes.is_primary()
-  if primary:
-    lock = processes.exclusive(workdir)
-    processes.together(lambda: stack.enter_context(lock))
-  else:
-    processes.together(lambda: None)
-  changes = claim(workdir, config)
-  damaged = processes.together(lambda: set_aside(workdir))
-  checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints'))
-  first_step, best, sums = 0, math.inf, None
-  if checkpoints.latest is not None:
-    first_step = checkpoints.latest
-    state, position = checkpoints.restore(first_step, state)
-    sums = position['window']
-    best = math.inf if position['best'] is None else position['best']
-  writer = stack.enter_context(
-    MetricsWriter(
-      workdir, first_step=first_step, enabled=primary, on_metrics=on_metrics
-    )
-  )
-  progress = stack.enter_context(
-    Progress(
-      setup.total_steps,
-      first_step,
-      headline=setup.task.metrics[0],
-      enabled=primary,
-    )
-  )
-  for line in damaged:
-    progress.say(line)
-  if first_step:
-    progress.say(f'resuming from the checkpoint of step {first_step}')
-    for line in changes:
-      progress.say(f'changed from here on: {line}')
-  return Session(
-    workdir, checkpoints, writer, progress, state, first_step, best, sums
-  )
 
 
 class _Trainer:
@@ -472,59 +278,6 @@ def keep_compiled(folder: str | None) -> None:
   if folder and kept is None:
     path = epath.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
-
-
-def claim(workdir: epath.Path, config: Mapping[str, Any]) -> list[str]:
-  """Writes the configuration; refuses a workdir that holds another run.
-
-  Returns:
-    A line for each value that is allowed to change and did.
-  """
-  path = workdir / CONFIG
-  new = configuration.as_plain(config)
-
-  def check() -> list[str]:
-    old = read_config(workdir)
-    if old is None or not has_checkpoints(workdir):
-      return []
-    found = configuration.differences(old, new, defaults(new))
-    if found.refused:
-      raise ValueError(
-        f'{workdir} holds a run with another configuration, which cannot resume'
-        ' with this one:\n  '
-        + '\n  '.join(found.refused)
-        + '\nTake another --workdir, or the configuration as it was.'
-      )
-    return found.said
-
-  def write() -> None:
-    if processes.is_primary():
-      configuration.write(new, path)
-
-  def shared() -> None:
-    if not path.exists() or json.loads(path.read_text()) != new:
-      raise ValueError(
-        f'{workdir} is not the folder that process 0 wrote to: the workdir must'
-        ' be on storage that all hosts share, such as gs:// or NFS'
-      )
-
-  changes = processes.together(check)
-  for phase in (write, shared):
-    processes.together(phase)
-  return changes
-
-
-def has_checkpoints(workdir: epath.Path) -> bool:
-  """Returns whether a run saved anything."""
-  folder = workdir / 'checkpoints'
-  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
-
-
-def set_aside(workdir: epath.Path) -> list[str]:
-  """Returns what process 0 says of damaged checkpoints."""
-  if not processes.is_primary():
-    return []
-  return set_damaged_aside(workdir / 'checkpoints')
 
 
 def mean_error(task: Task, scores: Scores) -> float:

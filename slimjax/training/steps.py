@@ -30,14 +30,11 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
-import zlib
 
-from flax import traverse_util
 import jax
 from jax import lax
 import jax.flatten_util
 import jax.numpy as jnp
-from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -49,54 +46,21 @@ from slimjax.models.net import SlimNet
 from slimjax.tasks.base import Task
 from slimjax.training.compiling import compile_all
 from slimjax.training.compiling import quiet
+from slimjax.training.gradient import gradient_program
+from slimjax.training.gradient import KEPT
+from slimjax.training.mesh import AXIS
+from slimjax.training.mesh import compiler_options
 from slimjax.training.state import trained
 from slimjax.training.state import TrainState
 from slimjax.variables import select
-from slimjax.variables.format import join_shared
 from slimjax.variables.format import PARAMS
 from slimjax.variables.format import SHARED
-from slimjax.variables.format import split_shared
 from slimjax.variables.format import TRAINED
-from slimjax.variables.slicing import cuts
-from slimjax.variables.slicing import narrow
-from slimjax.variables.slicing import take_width
 from slimjax.widths import label
 from slimjax.widths import Width
 
-AXIS = 'data'
-_KEPT = 16  # programs: of a network or two, at all their widths
 # (key, batch) -> batch, for all widths at once; see `slimjax.data.dataset`.
 Augment = Callable[[jax.Array, Batch], Batch]
-
-
-def data_mesh(devices: list | None = None) -> Mesh:
-  """Returns a mesh of all devices (or of `devices`) along `data`."""
-  devices = jax.devices() if devices is None else devices
-  return jax.make_mesh(
-    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
-  )
-
-
-def _compiler_options(mesh: Mesh) -> dict[str, Any] | None:
-  if mesh.devices.flat[0].platform != 'cpu':
-    return None
-  return {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-  """Returns `tree` on every device of the mesh, in buffers of its own."""
-  # Steps donate the state: an array the caller still holds must not go with it.
-  tree = jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-  return jax.device_put(tree, NamedSharding(mesh, P()))
-
-
-def shard(batch: Batch, mesh: Mesh) -> Batch:
-  """Returns this process's examples as global arrays, split over the mesh."""
-  sharding = NamedSharding(mesh, P(AXIS))
-  return {
-    name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
-    for name, array in batch.items()
-  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,15 +256,22 @@ def make_train_step(
     widths=trained_at,
     prepare=_prepare_program(augment, mesh),
     gradient={
-      switch: _gradient_program(model, task, width, mesh)
+      switch: gradient_program(model, task, width, mesh)
       for switch, width in trained_at.items()
     },
     update=_update_program(optimizer, schedule, mesh),
-    key=jax.device_put(jax.random.key(seed), NamedSharding(mesh, P())),
+    key=_replicated_key(seed, mesh),
   )
 
 
-@functools.lru_cache(maxsize=_KEPT)
+def _replicated_key(seed: int, mesh: Mesh) -> jax.Array:
+  # As plain numbers: keys cannot be put on devices of other processes.
+  data = np.asarray(jax.random.key_data(jax.random.key(seed)))
+  data = jax.device_put(data, NamedSharding(mesh, P()))
+  return jax.random.wrap_key_data(data)
+
+
+@functools.lru_cache(maxsize=KEPT)
 def _prepare_program(augment: Augment | None, mesh: Mesh):
   replicated = NamedSharding(mesh, P())
   split = NamedSharding(mesh, P(AXIS))
@@ -316,7 +287,7 @@ def _prepare_program(augment: Augment | None, mesh: Mesh):
   )
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=KEPT)
 def _update_program(
   optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
 ):
@@ -361,7 +332,7 @@ def _update_program(
     update,
     donate_argnums=0,
     out_shardings=NamedSharding(mesh, P()),
-    compiler_options=_compiler_options(mesh),
+    compiler_options=compiler_options(mesh),
   )
 
 
@@ -398,157 +369,7 @@ def _average(shared, private):
   return shared, private
 
 
-class _Forward:
-  """One width's network in training; keeps the state that calls move."""
-
-  def __init__(self, model, variables, state, key):
-    self._model = model
-    self._variables = variables
-    self._key = key
-    self.state = state
-
-  def __call__(self, *inputs, **options):
-    outputs, new = self._model.apply(
-      {**self._variables, **self.state},
-      *inputs,
-      width=self._model.widths[0],
-      train=True,
-      mutable=list(self.state),
-      rngs={'dropout': self._key},
-      **options,
-    )
-    self.state = {**self.state, **new}
-    return outputs
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _gradient_program(model: SlimNet, task: Task, width: Width, mesh: Mesh):
-  """Loss and gradient of one width on one device's share of the batch."""
-  small = narrow(model, width)
-  place = zlib.crc32(model.switch(width).encode())
-
-  def gradient(selected, batch, key, carry):
-    carry = {**carry}
-    total = carry.get('shared', {'gradients': {}, 'states': {}})
-    key = jax.random.fold_in(key, place)
-    key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    # Varying, or every gradient would be summed over the devices on its own.
-    selected = jax.tree.map(
-      lambda x: lax.pcast(x, AXIS, to='varying'), selected
-    )
-    for name, moved in total['states'].items():  # as the wider ones left them
-      private, _ = split_shared(model, name, selected[name])
-      moved = jax.tree.map(lambda x: x[0], moved)
-      selected[name] = join_shared(private, moved)
-    variables = take_width(model, selected, width=width)
-    trainable = trained(variables)
-    state = {n: tree for n, tree in variables.items() if n not in TRAINED}
-
-    def loss_fn(trainable):
-      forward = _Forward(small, trainable, state, key)
-      losses, taught, metrics = task.loss(
-        forward, batch, key, carry.get('teacher')
-      )
-      taught = jax.tree.map(lax.stop_gradient, taught)
-      return jnp.mean(losses), (forward.state, taught, metrics)
-
-    gradients, (state, taught, metrics) = jax.grad(loss_fn, has_aux=True)(
-      trainable
-    )
-    gradients, shared_gradients = _split(model, gradients)
-    state, shared_state = _split(model, state)
-    private = {'gradients': gradients, 'states': state, 'metrics': metrics}
-    parts = cuts(model, width)
-    carry['shared'] = {
-      'gradients': {
-        name: _add(
-          parts, name, tree, selected[name], total['gradients'].get(name)
-        )
-        for name, tree in shared_gradients.items()
-      },
-      'states': {
-        name: _put(parts, name, tree, split_shared(model, name, selected[name]))
-        for name, tree in shared_state.items()
-      },
-    }
-    private = jax.tree.map(lambda x: x[None], private)
-    if taught is not None:
-      carry['teacher'] = taught
-    return carry, private
-
-  mapped = jax.shard_map(
-    gradient,
-    mesh=mesh,
-    in_specs=(P(), P(AXIS), P(), P(AXIS)),
-    out_specs=P(AXIS),
-  )
-  return jax.jit(
-    mapped, donate_argnums=3, compiler_options=_compiler_options(mesh)
-  )
-
-
-def _split(model, collections):
-  """{collection: private tree}, and {collection: shared tree} where any."""
-  private, shared = {}, {}
-  for name, tree in collections.items():
-    if name == PARAMS:
-      shared[name] = tree
-      continue
-    private[name], of_all = split_shared(model, name, tree)
-    if of_all:
-      shared[name] = of_all
-  return private, shared
-
-
-def _add(parts, collection, gradients, whole, total):
-  """Adds the gradients of a width's part to those of the whole, in place.
-
-  Args:
-    parts: from `cuts`.
-    collection: of the gradients.
-    gradients: tree of the width's part.
-    whole: tree that all widths share, for the shapes.
-    total: tree of arrays [1, ...], of the wider ones; None at the first.
-  """
-  small = traverse_util.flatten_dict(gradients)
-  if total is None:
-    sums = {}
-    for path, array in traverse_util.flatten_dict(whole).items():
-      cut = parts.get((collection, *path))
-      if path in small and cut.is_whole:
-        sums[path] = small[path][None]
-      elif path in small or collection == PARAMS:
-        zeros = lax.pcast(jnp.zeros_like(array), AXIS, to='varying')
-        zeros = cut.put(zeros, small[path]) if path in small else zeros
-        sums[path] = zeros[None]
-  else:
-    sums = traverse_util.flatten_dict(total)
-    for path, part in small.items():
-      # With its leading axis: XLA would copy an array that changes its shape.
-      cut = parts[collection, *path].stacked
-      sums[path] = cut.add(sums[path], part[None])
-  return traverse_util.unflatten_dict(sums)
-
-
-def _put(parts, collection, state, whole):
-  """Puts the state of a width's part into that of the whole, which is shared.
-
-  Args:
-    parts: from `cuts`.
-    collection: of the state.
-    state: tree of the width's part.
-    whole: private and shared trees, as `split_shared` returns them.
-  """
-  _, shared = whole
-  flat = traverse_util.flatten_dict(shared)
-  for path, part in traverse_util.flatten_dict(state).items():
-    flat[path] = parts[collection, *path].put(flat[path], part)
-  return traverse_util.unflatten_dict(
-    {path: array[None] for path, array in flat.items()}
-  )
-
-
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=KEPT)
 def make_eval_step(
   model: SlimNet, task: Task, mesh: Mesh, preprocess: Callable | None = None
 ) -> Callable:

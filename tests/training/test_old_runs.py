@@ -22,14 +22,14 @@ import pytest
 from slimjax import runtime
 from slimjax.configs import few_digits
 from slimjax.train import train_and_evaluate
-from slimjax.training import loop
+from slimjax.training import setup
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.log import read_metrics
+from slimjax.training.mesh import data_mesh
 from slimjax.training.optim import decay_mask
 from slimjax.training.optim import sgd
 from slimjax.training.runs import load_run
 from slimjax.training.state import TrainState
-from slimjax.training.steps import data_mesh
 
 ARCHIVE = pathlib.Path(__file__).parents[1] / 'golden' / 'run_0.1.tar.xz'
 STOPPED, END = 9, 12
@@ -58,7 +58,7 @@ def test_a_stopped_run_resumes_to_its_end(old, tmp_path, monkeypatch, capsys):
   workdir = shutil.copytree(old / 'run', tmp_path / 'run')
   before = read_metrics(workdir)
   mesh = data_mesh(jax.devices()[:1])
-  monkeypatch.setattr(loop, 'data_mesh', lambda: mesh)
+  monkeypatch.setattr(setup, 'data_mesh', lambda: mesh)
   table = train_and_evaluate(_config(), workdir)
   said = capsys.readouterr().out
   assert f'resuming from the checkpoint of step {STOPPED}' in said

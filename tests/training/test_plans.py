@@ -13,13 +13,13 @@ import slimjax
 from slimjax import configuration
 from slimjax.configs import digits
 from slimjax.tasks import Classification
+from slimjax.training.mesh import data_mesh
+from slimjax.training.mesh import replicate
+from slimjax.training.mesh import shard
 from slimjax.training.runs import build_model
 from slimjax.training.runs import build_plan
 from slimjax.training.state import TrainState
-from slimjax.training.steps import data_mesh
 from slimjax.training.steps import make_train_step
-from slimjax.training.steps import replicate
-from slimjax.training.steps import shard
 
 WIDTHS = (0.25, 0.5, 1.0)
 

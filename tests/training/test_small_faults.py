@@ -10,8 +10,8 @@ import tiny_net
 import slimjax
 from slimjax import configuration
 from slimjax.data import digits
-from slimjax.training import loop
 from slimjax.training import processes
+from slimjax.training import setup
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.devices import peak_tflops
 from slimjax.training.plans import AllWidths
@@ -83,8 +83,8 @@ def test_a_run_says_how_often_it_passes_over_the_images(capsys):
 def test_norms_are_synchronised_by_the_configuration():
   """What it does then is in test_steps."""
   config = tiny_net.get_config(model__axis_name='data', batch_size=8)
-  setup = loop._set_up(configuration.parse(config), None)
-  assert setup.model.axis_name == 'data'
+  built = setup.set_up(configuration.parse(config), None)
+  assert built.model.axis_name == 'data'
   config = tiny_net.get_config(model__axis_name='batch')
   with pytest.raises(ValueError, match="axis_name must be 'data'"):
-    loop._set_up(configuration.parse(config), None)
+    setup.set_up(configuration.parse(config), None)

@@ -1,0 +1,157 @@
+"""A run at work in its folder: claimed, restored, its files open."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+from typing import Any
+
+from etils import epath
+
+from slimjax import configuration
+from slimjax.training import processes
+from slimjax.training.checkpoint import Checkpoints
+from slimjax.training.checkpoint import set_damaged_aside
+from slimjax.training.log import MetricsWriter
+from slimjax.training.progress import Progress
+from slimjax.training.runs import CONFIG
+from slimjax.training.runs import defaults
+from slimjax.training.runs import read_config
+from slimjax.training.setup import Setup
+from slimjax.training.state import TrainState
+
+
+@dataclasses.dataclass
+class Session:
+  """A run's open files, and where it stands.
+
+  Attributes:
+    workdir: of the run.
+    checkpoints: of the run.
+    writer: of its metrics.
+    progress: what it shows.
+    state: the newest; a step donates it.
+    first_step: optimiser steps done before.
+    best: the least validation error so far.
+    sums: training metrics not yet written; see `TrainLog.state`.
+  """
+
+  workdir: epath.Path
+  checkpoints: Checkpoints
+  writer: MetricsWriter
+  progress: Progress
+  state: TrainState
+  first_step: int = 0
+  best: float = math.inf
+  sums: Mapping[str, Any] | None = None
+
+  def write(self, records: list[dict[str, Any]]) -> None:
+    """Writes and shows records, those of a step together."""
+    for _, group in itertools.groupby(records, lambda r: r['step']):
+      lines = list(group)
+      self.writer.write(lines)
+      self.progress.line(lines)
+
+
+def open_session(
+  stack: contextlib.ExitStack,
+  setup: Setup,
+  workdir: epath.Path,
+  config: Mapping[str, Any],
+  state: TrainState,
+  on_metrics: Callable[[dict[str, Any]], Any] | None,
+) -> Session:
+  """Claims the workdir, and restores the run that is in it."""
+  primary = processes.is_primary()
+  if primary:
+    lock = processes.exclusive(workdir)
+    processes.together(lambda: stack.enter_context(lock))
+  else:
+    processes.together(lambda: None)
+  changes = claim(workdir, config)
+  damaged = processes.together(lambda: set_aside(workdir))
+  checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints'))
+  first_step, best, sums = 0, math.inf, None
+  if checkpoints.latest is not None:
+    first_step = checkpoints.latest
+    state, position = checkpoints.restore(first_step, state)
+    sums = position['window']
+    best = math.inf if position['best'] is None else position['best']
+  writer = stack.enter_context(
+    MetricsWriter(
+      workdir, first_step=first_step, enabled=primary, on_metrics=on_metrics
+    )
+  )
+  progress = stack.enter_context(
+    Progress(
+      setup.total_steps,
+      first_step,
+      headline=setup.task.metrics[0],
+      enabled=primary,
+    )
+  )
+  for line in damaged:
+    progress.say(line)
+  if first_step:
+    progress.say(f'resuming from the checkpoint of step {first_step}')
+    for line in changes:
+      progress.say(f'changed from here on: {line}')
+  return Session(
+    workdir, checkpoints, writer, progress, state, first_step, best, sums
+  )
+
+
+def claim(workdir: epath.Path, config: Mapping[str, Any]) -> list[str]:
+  """Writes the configuration; refuses a workdir that holds another run.
+
+  Returns:
+    A line for each value that is allowed to change and did.
+  """
+  path = workdir / CONFIG
+  new = configuration.as_plain(config)
+
+  def check() -> list[str]:
+    old = read_config(workdir)
+    if old is None or not has_checkpoints(workdir):
+      return []
+    found = configuration.differences(old, new, defaults(new))
+    if found.refused:
+      raise ValueError(
+        f'{workdir} holds a run with another configuration, which cannot resume'
+        ' with this one:\n  '
+        + '\n  '.join(found.refused)
+        + '\nTake another --workdir, or the configuration as it was.'
+      )
+    return found.said
+
+  def write() -> None:
+    if processes.is_primary():
+      configuration.write(new, path)
+
+  def shared() -> None:
+    if not path.exists() or json.loads(path.read_text()) != new:
+      raise ValueError(
+        f'{workdir} is not the folder that process 0 wrote to: the workdir must'
+        ' be on storage that all hosts share, such as gs:// or NFS'
+      )
+
+  changes = processes.together(check)
+  for phase in (write, shared):
+    processes.together(phase)
+  return changes
+
+
+def has_checkpoints(workdir: epath.Path) -> bool:
+  """Returns whether a run saved anything."""
+  folder = workdir / 'checkpoints'
+  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def set_aside(workdir: epath.Path) -> list[str]:
+  """Returns what process 0 says of damaged checkpoints."""
+  if not processes.is_primary():
+    return []
+  return set_damaged_aside(workdir / 'checkpoints')
