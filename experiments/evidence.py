@@ -34,6 +34,7 @@ from slimjax import plots
 from slimjax.runtime.measuring import describe_device
 from slimjax.train import train_and_evaluate
 from slimjax.training.log import read_metrics
+from slimjax.training.runs import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FEW_DIGITS = ROOT / 'configs' / 'few_digits.py'
@@ -128,6 +129,7 @@ class Experiment:
       found = configuration.differences(
         json.loads((path / 'config.json').read_text()),
         configuration.as_plain(config),
+        defaults(config),
       )
       lines = found.refused + found.said
       if lines:

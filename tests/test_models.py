@@ -17,6 +17,7 @@ from slimjax.analysis.published import same_macs
 from slimjax.analysis.published import same_params
 from slimjax.analysis.published import tables
 from slimjax.models.resnet import Bottleneck
+from slimjax.variables.format import variable_shapes
 from slimjax.variables.profile import count_parameters
 from slimjax.variables.profile import profile_model
 from slimjax.widths import label
@@ -566,7 +567,9 @@ def test_variables_of_mobilenet_v1():
   ],
 )
 def test_variable_trees_are_golden(name, count, digest):
-  flat = lines(small(name))
+  model = small(name)
+  assert variable_shapes(model) == shapes_of(model)
+  flat = lines(model)
   text = '\n'.join(flat)
   assert len(flat) == count, text
   assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest, text

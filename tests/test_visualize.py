@@ -6,34 +6,37 @@ import jax
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 import pytest
+import tiny_net
 
 from slimjax.analysis import features
 from slimjax.analysis import figures
-from slimjax.configs import digits as digits_config
 from slimjax.data import digits
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
 from slimjax.layers import EPSILON
 from slimjax.models import create_model
 from slimjax.train import train_and_evaluate
-from slimjax.variables import init
 from slimjax.variables import select
+from slimjax.variables.format import variable_shapes
 
 WIDTHS = (0.25, 0.125)  # rows are thinnest first all the same
 UNREADABLE = 3
 IMAGES = 11
 
 
-def _perturbed(model, seed=0, image_size=32):
-  """Variables whose norms are random, apart for each switch."""
-  variables = init(model, jax.random.key(seed), image_size=image_size)
+def _perturbed(model, seed=1):
+  """Random variables, whose norms are apart for each switch."""
   random = np.random.default_rng(seed)
-  draw = lambda x: random.uniform(0.5, 1.5, x.shape).astype(np.float32)
-  return {
-    'params': variables['params'],
-    'norm': jax.tree.map(draw, variables['norm']),
-    'batch_stats': jax.tree.map(draw, variables['batch_stats']),
-  }
+
+  def draw(path, like):
+    if path[-1].key == 'kernel':
+      fan_in = np.prod(like.shape[:-1])
+      array = random.normal(0, np.sqrt(2 / fan_in), like.shape)
+    else:
+      array = random.uniform(0.5, 1.5, like.shape)
+    return np.float32(array)
+
+  return jax.tree_util.tree_map_with_path(draw, variable_shapes(model))
 
 
 class _OneUnreadable(ArraySplit):
@@ -236,7 +239,7 @@ def grouped():
   model = create_model(
     'shufflenet', num_classes=2, widths=(0.5, 1.0), shared=shared
   )
-  variables = _perturbed(model, image_size=64)
+  variables = _perturbed(model)
   layers = features.find_layers(model, 64)
   return layers, features.extract_all(model, variables)
 
@@ -315,15 +318,16 @@ def test_divergence_is_what_its_formula_says():
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A finished run of a few steps on real digits."""
-  config = digits_config.get_config()
-  config.epochs = config.eval_every_epochs = 1
-  config.schedule.warmup_epochs = 0.5
-  config.data = {'name': 'digits', 'train_images': 128}
-  config.model.update(name='resnet14', widths=(0.125, 0.25))
+  """A finished run of an epoch on real digits."""
   workdir = tmp_path_factory.mktemp('visualize') / 'run'
-  train_and_evaluate(config, workdir)
+  train_and_evaluate(tiny_net.get_config(epochs=1), workdir)
   return workdir
+
+
+TINY = [
+  'stem',
+  *(f'unit{i}/{part}' for i in (1, 2) for part in ('depthwise', 'pointwise')),
+]
 
 
 def _is_picture(path):
@@ -342,16 +346,15 @@ def test_a_run_becomes_pictures(run, capsys):
   pictures = [_is_picture(path) for path in paths[:3]]
   assert all(np.ptp(pixels) > 0.5 for pixels in pictures)
   printed = capsys.readouterr().out
-  layers = _resnet14_layers()
-  activated = [n for n in layers if n == 'stem' or n[-5:] in ('conv1', 'conv2')]
-  assert f'activations of {activated[2]}, channel 0' in printed
-  assert f'norms of stem and {layers[-1]}' in printed
+  # Its thinnest layer has 8 channels, and no channel 9.
+  assert f'activations of {TINY[1]}, channel 0' in printed
+  assert f'norms of stem and {TINY[-1]}' in printed
   apart = json.loads(paths[3].read_text())
-  assert list(apart) == layers
+  assert list(apart) == TINY
   assert all(set(of) == set(features.NORM_VALUES) for of in apart.values())
   # One stem, of the same images: only what is trained differs.
   assert apart['stem']['mean'] < 1e-4 < apart['stem']['bias']
-  assert apart['stage4_block1/conv3']['var'] > 0.01
+  assert apart[TINY[-1]]['var'] > 0.01
 
 
 def test_misclassified_images_are_outlined(tmp_path):
@@ -375,8 +378,8 @@ def test_misclassified_images_are_outlined(tmp_path):
 @pytest.mark.parametrize(
   'options, says',
   [
-    ({'layer': 'stage9'}, "unknown layer 'stage9'; there are stem, stage1_"),
-    ({'deep': 'conv'}, "unknown layer 'conv'; there are stem, stage1_"),
+    ({'layer': 'stage9'}, "unknown layer 'stage9'; there are stem, unit1/"),
+    ({'deep': 'conv'}, "unknown layer 'conv'; there are stem, unit1/"),
     ({'layer': 'stem', 'channel': 8}, 'channel 8: .* 8 channels of stem .* 7$'),
     ({'channel': -1}, 'channel -1: .* largest valid for all of them is 7$'),
     ({'split': 'held_out'}, "'held_out': the run has train, test"),

@@ -19,10 +19,12 @@ from rich.table import Table
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import slimjax
+from slimjax.tasks import Classification
 from slimjax.tasks.losses import cross_entropy
 from slimjax.training import mesh as placing
 from slimjax.training import optim
 from slimjax.training import steps
+from slimjax.training.state import trained
 from slimjax.training.state import TrainState
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
@@ -62,7 +64,7 @@ def ordinary_step(model, optimizer):
         {
           'params': trainable['params'],
           'norm': trainable['norm'][switch],
-          'batch_stats': state.batch_stats[switch],
+          'batch_stats': state.variables['batch_stats'][switch],
         },
         batch['image'],
         width=1.0,
@@ -72,12 +74,14 @@ def ordinary_step(model, optimizer):
       loss = cross_entropy(logits, batch['label']).mean()
       return loss, {switch: new['batch_stats']}
 
-    trainable = {'params': state.params, 'norm': state.norm}
-    gradients, stats = jax.grad(loss_fn, has_aux=True)(trainable)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
-    trainable = optax.apply_updates(trainable, updates)
+    old = trained(state.variables)
+    gradients, stats = jax.grad(loss_fn, has_aux=True)(old)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, old)
+    new = optax.apply_updates(old, updates)
     return TrainState(
-      step=state.step + 1, batch_stats=stats, opt_state=opt_state, **trainable
+      step=state.step + 1,
+      variables={**new, 'batch_stats': stats},
+      opt_state=opt_state,
     )
 
   return jax.jit(step, donate_argnums=0)
@@ -95,7 +99,7 @@ def joint_gradient(model):
           {
             'params': trainable['params'],
             'norm': trainable['norm'][switch],
-            'batch_stats': state.batch_stats[switch],
+            'batch_stats': state.variables['batch_stats'][switch],
           },
           batch['image'],
           width=width,
@@ -105,7 +109,7 @@ def joint_gradient(model):
         total += cross_entropy(logits, batch['label']).mean()
       return total
 
-    return jax.grad(loss_fn)({'params': state.params, 'norm': state.norm})
+    return jax.grad(loss_fn)(trained(state.variables))
 
   return jax.jit(gradient)
 
@@ -119,6 +123,7 @@ def main():
   mesh = placing.data_mesh(jax.devices()[:1])
   schedule = optax.constant_schedule(0.1)
   optimizer = optim.sgd(schedule)
+  task = Classification()
   for name in arguments.models.split(','):
     size = (arguments.batch_size, arguments.image_size)
     alone = slimjax.create_model(name, num_classes=1000, widths=(1.0,))
@@ -131,13 +136,15 @@ def main():
       **{
         f'widest alone, {program}': lowered
         for program, lowered in steps.make_train_step(
-          alone, optimizer, schedule, mesh
+          alone, task, optimizer, schedule, mesh
         )
         .lower(*shapes(alone, optimizer, mesh, *size))
         .items()
       },
       'four widths, one program': joint_gradient(slim).lower(*inputs),
-      **steps.make_train_step(slim, optimizer, schedule, mesh).lower(*inputs),
+      **steps.make_train_step(slim, task, optimizer, schedule, mesh).lower(
+        *inputs
+      ),
     }
     title = f'{name}, batch {size[0]} at {size[1]} px, {mesh.devices.flat[0]}'
     table = Table(

@@ -25,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import slimjax
 from slimjax import files
 from slimjax.runtime.measuring import describe_device
+from slimjax.tasks import Classification
 from slimjax.training import mesh as placing
 from slimjax.training import optim
 from slimjax.training import steps
@@ -65,7 +66,9 @@ def slimmable(name, widths, batch, dtype):
   variables = slimjax.init(model, jax.random.key(0), image_size=size)
   holder = [placing.replicate(TrainState.create(variables, optimizer), mesh)]
   batch = placing.shard(batch, mesh)
-  step = steps.make_train_step(model, optimizer, schedule, mesh)
+  step = steps.make_train_step(
+    model, Classification(), optimizer, schedule, mesh
+  )
   step = step.compile(holder[0], batch)
 
   def run():

@@ -1,11 +1,12 @@
 """Compiles the programs of a step side by side, and says how far it is."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait
+import contextlib
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,30 @@ _SILENCE_SECONDS = 5.0
 
 def quiet(text: str) -> None:
   """Says nothing."""
+
+
+@contextlib.contextmanager
+def alive(say: Callable[[str], None], doing: Callable[[], str]) -> Iterator:
+  """Says every few seconds what is still being done inside.
+
+  Args:
+    say: where it is said, from a thread.
+    doing: returns what is being done now, in words.
+  """
+  start = time.perf_counter()
+  done = threading.Event()
+
+  def tell():
+    while not done.wait(_SILENCE_SECONDS):
+      say(f'still {doing()} ({time.perf_counter() - start:.0f} s)')
+
+  thread = threading.Thread(target=tell, daemon=True, name='alive')
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
 
 
 def compile_all(
@@ -29,17 +54,14 @@ def compile_all(
     say: told the name of each program when it is begun, and every few seconds
       what is still being compiled.
   """
-  start = time.perf_counter()
   futures: dict[str, Future] = {}
-  with ThreadPoolExecutor() as pool:
+
+  def doing() -> str:
+    left = [n for n, future in list(futures.items()) if not future.done()]
+    return f'compiling {", ".join(left) or "the next"}'
+
+  with ThreadPoolExecutor() as pool, alive(say, doing):
     for number, (name, trace) in enumerate(lower.items(), 1):
       say(f'compiling {name} ({number} of {len(lower)})')
       futures[name] = pool.submit(trace().compile)
-    while left := [n for n, future in futures.items() if not future.done()]:
-      done, _ = wait(
-        [futures[name] for name in left], _SILENCE_SECONDS, FIRST_COMPLETED
-      )
-      if not done:
-        seconds = time.perf_counter() - start
-        say(f'still compiling {", ".join(left)} ({seconds:.0f} s)')
-  return {name: future.result() for name, future in futures.items()}
+    return {name: future.result() for name, future in futures.items()}

@@ -23,6 +23,8 @@ from slimjax.data.batches import Share
 from slimjax.data.prefetch import Prefetched
 from slimjax.tasks import Task
 from slimjax.training import processes
+from slimjax.training.compiling import alive
+from slimjax.training.compiling import quiet
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.log import NonFiniteError
 from slimjax.training.log import TrainLog
@@ -86,9 +88,14 @@ def train_and_evaluate(
   workdir = epath.Path(workdir)
   keep_compiled(run.compilation_cache_dir)
   setup = set_up(run, last)
+  say = functools.partial(print, flush=True)
   if processes.is_primary():
     say_plan(run, setup.dataset, setup.model, setup.plan, setup.steps_per_epoch)
-  state = new_state(setup, initial)
+    say('drawing the weights')
+  with alive(
+    say if processes.is_primary() else quiet, lambda: 'drawing the weights'
+  ):
+    state = new_state(setup, initial)
   with contextlib.ExitStack() as stack:
     session = open_session(stack, setup, workdir, config, state, on_metrics)
     evaluator = Evaluator(

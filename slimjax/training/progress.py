@@ -249,4 +249,3 @@ def say_plan(
       f'{profile.params / 1e6:.3f} M',
     )
   rich.console.Console().print(table)
-  print('drawing the weights', flush=True)

@@ -208,6 +208,7 @@ class _Program:
     self._compiled = compiled
     self._function = function
     self.as_text = compiled.as_text
+    self.cost_analysis = compiled.cost_analysis
 
   def __call__(self, *arguments):
     given = jax.tree.structure((arguments, {}))

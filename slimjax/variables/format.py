@@ -29,6 +29,7 @@ from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.variables.slicing import cuts
+from slimjax.variables.slicing import describe
 from slimjax.variables.slicing import key_shape
 from slimjax.variables.slicing import narrow
 from slimjax.variables.slicing import take_width
@@ -69,7 +70,27 @@ def init(
   inputs = model.example()
   if image_size is not None:
     inputs = tuple(resized(x, pair(image_size)) for x in inputs)
-  full = nn.meta.unbox(_initialiser(model, inputs)(key))
+  full = nn.meta.unbox(_draw(model, inputs, key))
+  variables = _of_all_widths(model, full)
+  for line in plain_norms(model):
+    warnings.warn(line, stacklevel=2)
+  return variables
+
+
+def variable_shapes(model: SlimNet) -> dict[str, Any]:
+  """Returns the shapes of what `init` returns, from `describe` alone."""
+  described = describe(model, model.full_channels)
+  full = traverse_util.unflatten_dict(
+    {
+      path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+      for path, leaf in described.items()
+    }
+  )
+  return jax.eval_shape(functools.partial(_of_all_widths, model), full)
+
+
+def _of_all_widths(model: SlimNet, full: Variables) -> dict[str, Any]:
+  """The variables of all widths, from those of the whole network."""
   variables: dict[str, Any] = {
     name: {} if name != PARAMS else tree for name, tree in full.items()
   }
@@ -84,8 +105,6 @@ def init(
     _, shared = split_shared(model, name, full[name])
     if shared:
       variables[name][SHARED] = shared
-  for line in plain_norms(model):
-    warnings.warn(line, stacklevel=2)
   return variables
 
 
@@ -97,9 +116,24 @@ def resized(example, size: tuple[int, int]):
   return jax.ShapeDtypeStruct((b, *size, c), example.dtype)
 
 
+def _draw(model, inputs, key):
+  """Variables at full width."""
+  if isinstance(key, jax.core.Tracer):
+    return _initialiser(model, inputs)(key)
+  like = jax.ShapeDtypeStruct(key.shape, key.dtype)
+  return _compiled_initialiser(model, inputs, like)(key)
+
+
+@functools.lru_cache(maxsize=16)  # networks are made again and again
+def _compiled_initialiser(model, inputs, key):
+  # Drawing takes a moment; to compile it well would take a CPU half a minute.
+  quick = jax.default_backend() == 'cpu'
+  options = {'xla_backend_optimization_level': 1} if quick else None
+  return _initialiser(model, inputs).lower(key).compile(options)
+
+
 @functools.lru_cache(maxsize=16)
 def _initialiser(model, inputs):
-  """Key -> variables at full width. Kept: networks are made again and again."""
 
   def initialise(key):
     zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]

@@ -13,9 +13,9 @@ from slimjax.models import MODELS
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
-from slimjax.variables.format import init
 from slimjax.variables.format import resized
 from slimjax.variables.format import used_parameters
+from slimjax.variables.format import variable_shapes
 from slimjax.variables.slicing import describe
 from slimjax.variables.slicing import narrow
 from slimjax.widths import canonical
@@ -133,7 +133,7 @@ def _conv_macs(equation) -> int:
 @functools.lru_cache(maxsize=64)
 def count_parameters(model: SlimNet) -> int:
   """Returns the trained parameters: the shared, and each switch's norms."""
-  shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+  shapes = variable_shapes(model)
   return sum(
     math.prod(leaf.shape)
     for name in ('params', 'norm')

@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 from flax import traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,8 +26,8 @@ from slimjax.models.resnet import ResNet
 from slimjax.models.shufflenet import GROUPS
 from slimjax.models.shufflenet import ShuffleNet
 from slimjax.models.shufflenet import STAGES as SHUFFLE_STAGES
-from slimjax.variables.format import init
 from slimjax.variables.format import SHARED
+from slimjax.variables.format import variable_shapes
 from slimjax.variables.format import Variables
 
 Arrays = Mapping[str, Any]
@@ -158,8 +157,7 @@ class _Entry:
 
 def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
   """Every tensor of the checkpoint, norms private unless the model shares."""
-  shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_size=64))
-  flat = traverse_util.flatten_dict(shapes)
+  flat = traverse_util.flatten_dict(variable_shapes(model))
   switches = [model.switch(width) for width in model.ordered_widths]
   for unit in _units(model):
     blocks = len(unit.convs)
