@@ -12,6 +12,7 @@ import pytest
 
 import slimjax
 from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 
 apply = jax.jit(slimjax.apply, static_argnums=0, static_argnames='width')
 
@@ -51,6 +52,17 @@ def test_logits_are_the_published_ones(name, width):
   alone = slimjax.extract(model, variables, width=width)
   extracted = slimjax.apply(*alone, images, width=width)
   np.testing.assert_array_equal(extracted, logits)
+
+
+@pytest.mark.parametrize('name', goldens.MODELS)
+def test_published_checkpoints_round_trip(name):
+  model, variables = network(name)
+  weights, back = goldens.weights(name), save_torch(model, variables)
+  assert list(back) == list(weights)
+  for tensor, array in weights.items():
+    assert back[tensor].dtype == array.dtype, tensor
+    assert back[tensor].shape == array.shape, tensor
+    assert back[tensor].tobytes() == array.tobytes(), tensor
 
 
 # In float64: the golden weights of MobileNet v2 are ill conditioned, so that

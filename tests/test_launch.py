@@ -6,8 +6,9 @@ import shlex
 import subprocess
 
 from absl import flags
-from ml_collections import config_flags
 import pytest
+
+from slimjax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / 'experiments' / 'launch'
@@ -43,9 +44,7 @@ def _parse(arguments, monkeypatch):
   """Reads a command's flags as the program does; raises if one is unknown."""
   monkeypatch.setattr('sys.argv', ['train', *arguments])
   values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_file(
-    'config', None, flag_values=values, lock_config=True
-  )
+  holder = cli.define_config(flag_values=values)
   flags.DEFINE_string('workdir', None, 'Of the run.', flag_values=values)
   flags.DEFINE_string('coordinator', None, '', flag_values=values)
   flags.DEFINE_integer('process_count', None, '', flag_values=values)
