@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from tiny_net import get_config
 from tiny_net import NAME
+from tiny_net import RUN_MODULE
 from tiny_net import STEPS
 
 from slimjax.analysis.scoring import evaluate
@@ -55,7 +56,7 @@ def _held(name, when):
     when: expression of its arguments `a` and the number `n` of the call.
   """
   code = f"""
-import itertools, pathlib, runpy, sys, time
+import itertools, pathlib, sys, time
 from slimjax.training import evaluator, progress
 was, numbers = {name}, itertools.count(1)
 def held(*a):
@@ -67,7 +68,7 @@ def held(*a):
       time.sleep(0.01)
   return was(*a)
 {name} = held
-runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
+{RUN_MODULE}
 """
   return '-c', code
 
@@ -89,7 +90,7 @@ def _environment():
   }
 
 
-def _start(workdir, *, shell=(), python=('-m',)):
+def _start(workdir, *, shell=(), python=('-c', RUN_MODULE)):
   """The process, and the file its output goes to."""
   output = workdir.with_name(f'{workdir.name}.{time.time_ns()}.txt')
   with output.open('w') as file:

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from tiny_net import NAME
+from tiny_net import RUN_MODULE
 from tiny_net import STEPS
 
 from slimjax.training.log import read_metrics
@@ -56,7 +57,8 @@ def _started(workdir, processes, *, devices=1):
         subprocess.Popen(
           [
             sys.executable,
-            '-m',
+            '-c',
+            RUN_MODULE,
             'slimjax.train',
             *ARGUMENTS,
             f'--workdir={workdir}',

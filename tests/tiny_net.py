@@ -16,6 +16,17 @@ from slimjax.widths import Width
 NAME = 'tiny_net:TinyNet'
 CHANNELS = (64, 128, 256)
 STEPS = 22  # an epoch of 64 digits
+# For `python -c`: runs a module as `python -m` does, without the seconds in
+# which tensorboardX imports torch, should that be installed.
+RUN_MODULE = """
+import runpy, sys
+class WithoutTorch:
+  def find_spec(name, path, target=None):
+    if name == 'torch':
+      raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, WithoutTorch)
+runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)
+"""
 
 
 class TinyNet(SlimNet):
