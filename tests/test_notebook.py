@@ -8,6 +8,7 @@ import shutil
 import nbclient
 import nbformat
 import pytest
+import tiny_net
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOUR = ROOT / 'experiments' / 'notebooks' / 'slimjax_tour.ipynb'
@@ -48,12 +49,13 @@ def test_it_runs(tmp_path):
     '--xla_force_host_platform_device_count=1',  # the last one counts
     '--xla_llvm_disable_expensive_passes=true',
   )
-  paths = (str(ROOT), os.environ.get('PYTHONPATH'))
+  paths = (str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH'))
   client.execute(
     env={
       **os.environ,
       'PYTHONPATH': os.pathsep.join(filter(None, paths)),
       'SLIMJAX_TOUR_EPOCHS': '1',
+      'SLIMJAX_TOUR_MODEL': tiny_net.NAME,
       'SLIMJAX_TOUR_WIDTHS': '(0.125, 0.25)',
       'XLA_FLAGS': ' '.join(flags),
     }

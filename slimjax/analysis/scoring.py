@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import app
+from etils import epath
 
 from slimjax import configuration
 from slimjax.analysis import published
@@ -26,7 +27,7 @@ _NAMED = ('latest', 'best')
 
 def evaluate(
   *,
-  workdir: str | None = None,
+  workdir: epath.PathLike | None = None,
   config: Mapping[str, Any] | None = None,
   checkpoint: str = 'latest',
   widths: Sequence[Any] = (),
@@ -78,7 +79,9 @@ def evaluate(
   return results
 
 
-def check_choice(workdir: str | None, config: Any, checkpoint: str) -> None:
+def check_choice(
+  workdir: epath.PathLike | None, config: Any, checkpoint: str
+) -> None:
   """Raises app.UsageError unless a run or a published network is asked for."""
   if (workdir is None) == (config is None):
     raise app.UsageError(

@@ -14,9 +14,9 @@ from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import resized
-from slimjax.variables.format import used_parameters
+from slimjax.variables.format import TRAINED
 from slimjax.variables.format import variable_shapes
-from slimjax.variables.slicing import describe
+from slimjax.variables.slicing import key_shape
 from slimjax.variables.slicing import narrow
 from slimjax.widths import canonical
 from slimjax.widths import Width
@@ -61,29 +61,24 @@ def profile_model(
 
 @functools.lru_cache(maxsize=256)  # it is asked for again and again
 def _profile(model, width, image_size):
-  used = used_parameters(model, width)
-  conv_fc, bn = used['params'], used['norm']
+  inputs = model.example()
+  if image_size is not None:
+    inputs = tuple(resized(x, image_size) for x in inputs)
+  # Initialising is drawing, which multiplies nothing, and the forward pass.
+  initialise = functools.partial(narrow(model, width).init, width=width)
+  traced = jax.make_jaxpr(initialise, return_shape=True)
+  jaxpr, shapes = traced(key_shape(), *inputs)
+  conv_fc, bn = (_size(shapes.get(name, {})) for name in TRAINED)
   return Profile(
-    macs=_count_macs(narrow(model, width), image_size),
+    macs=count_macs(jaxpr.jaxpr),
     params=conv_fc + bn,
     conv_fc_params=conv_fc,
     bn_params=bn,
   )
 
 
-def _count_macs(small: SlimNet, image_size: tuple[int, int] | None) -> int:
-  (width,) = small.widths
-  inputs = small.example()
-  if image_size is not None:
-    inputs = tuple(resized(x, image_size) for x in inputs)
-  variables: dict[str, Any] = {}
-  for (collection, *path), leaf in describe(small, width).items():
-    node = variables.setdefault(collection, {})
-    for name in path[:-1]:
-      node = node.setdefault(name, {})
-    node[path[-1]] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  forward = functools.partial(small.apply, width=width)
-  return count_macs(jax.make_jaxpr(forward)(variables, *inputs).jaxpr)
+def _size(tree: Any) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def count_macs(jaxpr: core.Jaxpr) -> int:
@@ -134,11 +129,7 @@ def _conv_macs(equation) -> int:
 def count_parameters(model: SlimNet) -> int:
   """Returns the trained parameters: the shared, and each switch's norms."""
   shapes = variable_shapes(model)
-  return sum(
-    math.prod(leaf.shape)
-    for name in ('params', 'norm')
-    for leaf in jax.tree.leaves(shapes.get(name, {}))
-  )
+  return sum(_size(shapes.get(name, {})) for name in TRAINED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,15 +21,16 @@ from slimjax.training.loop import train_and_evaluate
 from slimjax.training.runs import load_run
 
 WIDTHS = (0.5, 1.0)
-STEPS = 22
+STEPS = 11  # an epoch of 128 digits
 
 
 def config():
   config = digits_config.get_config()
   with config.unlocked():
-    config.epochs = 3
+    config.epochs = 2
+    config.batch_size = 128
     config.eval_every_epochs = 1
-    config.log_every_steps = 11
+    config.log_every_steps = 4
     config.model = {
       'name': 'strokes:InkNet',
       'num_classes': 1,
@@ -49,7 +50,7 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('strokes')
   whole = train_and_evaluate(config(), folder / 'whole')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(processes.Stop, 'after', lambda self, step: step == STEPS + 5)
+    patch.setattr(processes.Stop, 'after', lambda self, step: step == STEPS + 3)
     assert train_and_evaluate(config(), folder / 'stopped') is None
   return folder, whole, train_and_evaluate(config(), folder / 'stopped')
 
