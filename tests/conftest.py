@@ -15,6 +15,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=4',
     '--xla_backend_optimization_level=0',
+    '--xla_cpu_parallel_codegen_split_count=1',
     OLDER if metadata.version('jaxlib').startswith('0.10.') else '',
   ]
 )

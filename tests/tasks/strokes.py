@@ -135,10 +135,10 @@ class Flip:
 
 
 def create(*, noise: float = 40.0) -> Dataset:
-  """Returns the digits under noise; the ink is that of the clean ones."""
+  """Returns some digits under noise; the ink is that of the clean ones."""
 
-  def split(name, seed):
-    clean = digits.load(name)['image']
+  def split(name, count, seed):
+    clean = digits.load(name)['image'][:count]
     random = np.random.default_rng(seed)
     noisy = clean + random.normal(0, noise, clean.shape)
     return ArraySplit(
@@ -154,7 +154,7 @@ def create(*, noise: float = 40.0) -> Dataset:
     class_names=(),
     image_size=digits.IMAGE_SIZE,
     preprocessing='(images / 255 - 0.31) / 0.33',
-    splits={'train': split('train', 0), 'test': split('test', 1)},
+    splits={'train': split('train', 320, 0), 'test': split('test', 180, 1)},
     augment=Flip(),
     preprocess=NORMALISE,
   )
