@@ -1,7 +1,6 @@
 """The command line: names, configurations, errors that a user reads."""
 
 import configparser
-import pathlib
 import runpy
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import textwrap
 
 from absl import app
 from absl import flags
+from places import ROOT
 import pytest
 
 import slimjax
@@ -16,8 +16,6 @@ from slimjax import __main__ as programs
 from slimjax import cli
 from slimjax import naming
 from slimjax import widths
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def write(path, text):

@@ -1,8 +1,8 @@
 """Every configuration builds, and says what the paper says."""
 
 import importlib
-import pathlib
 
+from places import ROOT
 import pytest
 
 import slimjax
@@ -14,7 +14,7 @@ from slimjax.training.runs import build_task
 
 CONFIGS = sorted(
   path.stem
-  for path in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')
+  for path in (ROOT / 'configs').glob('*.py')
   if path.stem not in ('__init__', 'common')
 )
 

@@ -5,7 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1] / 'slimjax'
+from places import ROOT
+
+PACKAGE = ROOT / 'slimjax'
 
 # Each module imports only what stands above it.
 ORDER = (
@@ -102,7 +104,7 @@ ORDER = (
 
 
 def module_name(path: pathlib.Path) -> str:
-  parts = path.relative_to(ROOT).with_suffix('').parts
+  parts = path.relative_to(PACKAGE).with_suffix('').parts
   return '.'.join(part for part in parts if part != '__init__')
 
 
@@ -128,7 +130,7 @@ def imported(path: pathlib.Path, known: set[str]) -> set[str]:
 
 
 def test_modules_import_only_what_stands_above_them():
-  files = {module_name(path): path for path in ROOT.rglob('*.py')}
+  files = {module_name(path): path for path in PACKAGE.rglob('*.py')}
   del files['']
   assert sorted(files) == sorted(ORDER), 'ORDER must name every module'
   for name, path in files.items():

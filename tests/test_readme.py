@@ -1,17 +1,17 @@
 """The README's Python runs as it stands there."""
 
 import functools
-import pathlib
 import re
 
 import jax
 import jax.numpy as jnp
+from places import ROOT
 import pytest
 
 import slimjax
 from slimjax.variables import select
 
-README = pathlib.Path(__file__).parents[1] / 'README.md'
+README = ROOT / 'README.md'
 BLOCKS = re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
 
 

@@ -1,12 +1,10 @@
 """One tool for lint and format, one for types; both find nothing."""
 
-import pathlib
 import subprocess
 import sys
 
+from places import ROOT
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ tests/golden/run_0.1.tar.xz holds what slimjax 0.1 wrote on one CPU device:
 - bundle/: the width 0.03 of another such run, for cpu.
 """
 
-import pathlib
 import shutil
 import tarfile
 
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from places import ROOT
 import pytest
 
 from slimjax import runtime
@@ -31,7 +31,7 @@ from slimjax.training.optim import sgd
 from slimjax.training.runs import load_run
 from slimjax.training.state import TrainState
 
-ARCHIVE = pathlib.Path(__file__).parents[1] / 'golden' / 'run_0.1.tar.xz'
+ARCHIVE = ROOT / 'golden' / 'run_0.1.tar.xz'
 STOPPED, END = 9, 12
 
 

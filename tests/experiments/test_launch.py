@@ -1,16 +1,15 @@
 """The launch scripts, as far as they run without a cluster."""
 
 import os
-import pathlib
 import shlex
 import subprocess
 
 from absl import flags
+from places import ROOT
 import pytest
 
 from slimjax import cli
 
-ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / 'experiments' / 'launch'
 CONFIG = 'configs/resnet50.py'
 

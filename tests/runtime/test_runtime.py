@@ -5,7 +5,6 @@ import gc
 import hashlib
 import json
 import logging
-import pathlib
 import pickle
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from places import ROOT
 import pytest
 import tiny_net
 
@@ -563,7 +563,7 @@ def test_the_program_of_the_command_line(path, tmp_path):
 
 
 def test_the_serving_experiment(path, tmp_path):
-  script = pathlib.Path(__file__).parents[1] / 'experiments/adaptive_serving'
+  script = ROOT / 'experiments/adaptive_serving'
   command = [sys.executable, script / 'serve.py', f'--bundle={path}']
   subprocess.run([*command, '--quick', f'--out={tmp_path}'], check=True)
   result = json.loads((tmp_path / 'result.json').read_text())

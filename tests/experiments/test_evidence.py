@@ -2,13 +2,13 @@
 
 import importlib.util
 import json
-import pathlib
 import statistics
 import sys
 import zlib
 
 import jax
 import numpy as np
+from places import ROOT
 import pytest
 from scipy import stats
 
@@ -18,7 +18,7 @@ from slimjax.evaluate import load_run
 from slimjax.training import setup
 from slimjax.training.mesh import data_mesh
 
-FOLDER = pathlib.Path(__file__).parents[1] / 'experiments'
+FOLDER = ROOT / 'experiments'
 # These train; the others only differ in what their configurations say.
 TRAINED = ('incremental_training', 'shared_affine')
 IMAGINED = (

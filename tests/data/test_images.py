@@ -6,13 +6,13 @@ What is decoded, cropped and augmented is compared with written-out formulas.
 import io
 import json
 import logging
-import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from places import ROOT
 import pytest
 
 from slimjax.data import create_dataset
@@ -27,7 +27,6 @@ from slimjax.data.preprocess import colour_augment
 from slimjax.data.preprocess import colour_jitter
 from slimjax.data.preprocess import lighting_noise
 
-ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'experiments' / 'input_pipeline'))
 TRAIN, VALIDATION, CLASSES = 37, 11, 5
 ALONE = Share()

@@ -7,7 +7,6 @@ in this one.
 """
 
 import os
-import pathlib
 import random
 import shutil
 import signal
@@ -18,6 +17,7 @@ import time
 
 import jax
 import numpy as np
+from places import ROOT
 import pytest
 from tiny_net import get_config
 from tiny_net import NAME
@@ -32,7 +32,6 @@ from slimjax.training.log import METRICS
 from slimjax.training.log import read_metrics
 from slimjax.training.runs import load_run
 
-ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 3
 TIMING = ('images_per_second', 'step_ms', 'input_wait')
 # As `get_config` has it, of one width.

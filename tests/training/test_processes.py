@@ -3,13 +3,13 @@
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+from places import ROOT
 import pytest
 from tiny_net import NAME
 from tiny_net import RUN_MODULE
@@ -18,7 +18,6 @@ from tiny_net import STEPS
 from slimjax.training.log import read_metrics
 from slimjax.training.processes import initialize
 
-ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 3
 # Training at this rate is no chaos: one process and several can be compared.
 ARGUMENTS = (

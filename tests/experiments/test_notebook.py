@@ -1,16 +1,15 @@
 """The tour runs, and its outputs as committed are whole and readable."""
 
 import os
-import pathlib
 import re
 import shutil
 
 import nbclient
 import nbformat
+from places import ROOT
 import pytest
 import tiny_net
 
-ROOT = pathlib.Path(__file__).parents[1]
 TOUR = ROOT / 'experiments' / 'notebooks' / 'slimjax_tour.ipynb'
 BADGE = re.compile(
   r'https://colab\.research\.google\.com/github/(\w+/\w+)/blob/main/([\w/.]+)'
