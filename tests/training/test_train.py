@@ -14,6 +14,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tiny_net import get_config
@@ -285,6 +286,29 @@ def test_a_finished_run_only_reports(run):
   assert again == table
   assert (workdir / 'results.json').exists()
   assert (workdir / 'metrics.jsonl').read_bytes() == before
+
+
+def test_a_run_begins_with_weights_and_leaves_some_as_they_are(run, tmp_path):
+  _, _, before, _ = load_run(run[0])
+  frozen = lambda path, _: jax.tree_util.keystr(path).startswith(
+    "['params']['stem']"
+  )
+  train_and_evaluate(
+    get_config(epochs=1),
+    tmp_path / 'run',
+    initial=lambda model, drawn: before,
+    last=optax.masked(
+      optax.set_to_zero(),
+      lambda updates: jax.tree_util.tree_map_with_path(frozen, updates),
+    ),
+  )
+  _, _, after, _ = load_run(tmp_path / 'run')
+  stem = lambda v: v['params']['stem']['conv']['kernel']
+  np.testing.assert_array_equal(stem(after), stem(before))
+  kernels = [v['params']['classifier']['kernel'] for v in (before, after)]
+  moved = np.abs(kernels[1] - kernels[0])
+  # Training began there: weights drawn anew would be unlike these.
+  assert 0 < moved.mean() < 0.5 * np.abs(kernels[0]).mean()
 
 
 @pytest.mark.parametrize('devices', [1, 4])
