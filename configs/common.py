@@ -1,4 +1,4 @@
-"""What all configurations share: the keys, and the published constants.
+"""Defines what all configurations share: keys and published constants.
 
 Appendix A of the paper: SGD with momentum 0.9 and Nesterov, weight decay 1e-4
 on dense convolutions and the classifier. A configuration fills in the rest.
@@ -8,7 +8,7 @@ from ml_collections import config_dict
 
 
 def get_config() -> config_dict.ConfigDict:
-  """A configuration to be completed: model, data, schedule, epochs."""
+  """Returns a configuration to complete: model, data, schedule, epochs."""
   config = config_dict.ConfigDict()
   config.seed = 1995
   config.batch_size = 256

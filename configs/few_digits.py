@@ -1,9 +1,9 @@
-"""S-MobileNet v1 on a hundred handwritten digits: a miniature that is hard.
+"""S-MobileNet v1 on a hundred handwritten digits: a small but hard task.
 
 Command: python -m slimjax.train --config=configs/few_digits.py --workdir=DIR
 Source: the recipe is our own. The digits of configs/digits.py saturate; with a
 hundred to train and 1,697 to test, widths and methods differ. The experiments
-compare on it (experiments/evidence.py).
+compare them here (experiments/evidence.py).
 Expected top-1 error: see experiments/slimmable_vs_individual.
 Expected time: about 80 s on 2 cores, most of it compilation.
 """

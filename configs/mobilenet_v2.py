@@ -2,7 +2,7 @@
 
 Command: python -m slimjax.train --config=configs/mobilenet_v2.py --workdir=DIR
 Source: Yu et al., ICLR 2019, table 3 and appendix A. The last batch norm is
-private to each switch here; in the published code the switches share it:
+private to each switch here. The published code shares it, as does
 --config.model.shared="('norm/last','batch_stats/last')".
 Published top-1 error: 29.5 / 31.1 / 35.6 / 40.3 % at 1 / 0.75 / 0.5 / 0.35
 (trained one by one: 28.2 / 30.2 / 34.6 / 39.7 %).

@@ -1,7 +1,7 @@
 """Configurations: their sections become keyword arguments, and nothing else.
 
-Every section is passed whole to one function, so that a key nobody reads is an
-error, not a surprise. The top level is `Run`.
+Every section is passed whole to one function, so that a key that nothing reads
+is an error, not a surprise. The top level is `Run`.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from ml_collections import config_dict
 from slimjax import files
 
 SECTIONS = ('model', 'data', 'task', 'plan', 'optimizer', 'schedule', 'loss')
-# What may differ when a run resumes: where and how it works, not what it does.
+# These may differ when a run resumes: where and how it works, not what it does.
 _FREE = (
   'config.compilation_cache_dir',
   'config.eval_batch_size',
   'config.data.data_dir',
   'config.data.workers',
 )
-# What may differ and is said in the log: it changes the run from there on.
+# These may differ too, and the log says so: they change the run from there on.
 _CHANGING = (
   'config.log_every_steps',
   'config.eval_every_epochs',
@@ -40,20 +40,21 @@ class Run:
   """The top level of a configuration.
 
   Attributes:
-    seed: of initialisation, order and augmentation.
+    seed: seed of initialisation, order and augmentation.
     batch_size: training examples in a step, over all devices.
     eval_batch_size: likewise for evaluation.
-    epochs: passes over the training split.
+    epochs: number of passes over the training split.
     log_every_steps: steps averaged in a line of training metrics.
     eval_every_epochs: epochs between evaluations at every width, each followed
       by a checkpoint.
     compilation_cache_dir: where compiled programs are kept for the next start;
-      None keeps none. A cache that jax has been told of already is used as is.
+      None keeps none. A cache that is set in jax already is used as it is.
     model: arguments of `slimjax.create_model`.
-    data: of `slimjax.data.create_dataset`.
+    data: arguments of `slimjax.data.create_dataset`.
     optimizer: arguments of `slimjax.training.optim.sgd`.
     schedule: arguments of `slimjax.training.optim.create_schedule`.
     loss: label_smoothing and inplace_distillation.
+    task, plan: names and arguments of the task and of the width plan.
   """
 
   seed: int
@@ -79,7 +80,7 @@ class Run:
 def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
   """Returns the run that a configuration describes.
 
-  A key that a configuration leaves out gets its default, where it has one.
+  A key that a configuration leaves out gets its default, if it has one.
 
   Raises:
     ValueError: keys are unknown or missing, or a number is not positive.
@@ -147,7 +148,7 @@ def call(
 
 
 def _hashable(value: Any) -> Any:
-  """Lists as tuples: what configurations build keys compiled programs."""
+  """Returns lists as tuples: what they build is a key of compiled programs."""
   return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
@@ -189,11 +190,11 @@ def write(config: Mapping[str, Any], path: epath.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-  """How two configurations differ, one line per value.
+  """The differences of two configurations, one line per value.
 
   Attributes:
-    refused: values that make another run.
-    said: values that may change when a run resumes, and are worth a line.
+    refused: values that make it another run.
+    said: values that may change when a run resumes; the log names them.
   """
 
   refused: list[str] = dataclasses.field(default_factory=list)
@@ -208,9 +209,10 @@ def differences(
   """Compares two configurations.
 
   Args:
-    old: the configuration before, as JSON has it.
+    old: the configuration before, as read from JSON.
     new: the configuration now, likewise.
-    defaults: {'config.section.key': value} of keys that either may leave out.
+    defaults: {'config.section.key': value} of keys that either may leave out;
+      default: none.
   """
   found = Differences()
   _compare(old, new, 'config', defaults or {}, found)

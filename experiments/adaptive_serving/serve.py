@@ -33,11 +33,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 @dataclasses.dataclass
 class Request:
-  """One answer.
+  """A request that was answered.
 
   Attributes:
     at_s: seconds since the stream began.
-    width: width it was answered at.
+    width: width at which it was answered.
     latency_ms: time from images on the host to logits there.
     correct: number of its images that were classified correctly.
   """
@@ -49,7 +49,7 @@ class Request:
 
 
 def keep_busy():
-  """Does what another program might: products of matrices, on one core."""
+  """Multiplies matrices on one core, as another program might."""
   a = np.random.default_rng(0).standard_normal((256, 256))
   while True:
     a = np.tanh(a @ a)
@@ -59,7 +59,7 @@ class Load:
   """Keeps the cores busy with other processes inside `with`."""
 
   def __init__(self, processes: int):
-    # Each process has one core, whatever its numpy would like.
+    # Each process uses one core, even if its numpy would use more.
     os.environ['OPENBLAS_NUM_THREADS'] = '1'
     spawn = multiprocessing.get_context('spawn')
     self._processes = [
@@ -113,11 +113,11 @@ class Fixed:
     return self._width
 
   def observe(self, latency_ms):
-    """Nothing follows from it."""
+    """Ignores the latency."""
 
 
 def summary(requests, budget_ms, batch_size, seconds):
-  """Returns what the table shows, for all requests and those under load."""
+  """Returns the numbers of the table, for all requests and those under load."""
   loaded = [r for r in requests if seconds / 3 <= r.at_s < 2 * seconds / 3]
   widths = [r.width for r in requests]
 
@@ -205,7 +205,7 @@ def main():
   parser.add_argument(
     '--budget', type=float, help='ms; default: 1.4 times the p95 of the widest'
   )
-  parser.add_argument('--quick', action='store_true', help='2 seconds a stream')
+  parser.add_argument('--quick', action='store_true', help='2 s per stream')
   arguments = parser.parse_args()
   seconds = 2.0 if arguments.quick else arguments.seconds
   size = arguments.batch_size

@@ -22,11 +22,11 @@ from slimjax.evaluate import load_run
 
 
 def widened(model, variables, *, base):
-  """The variables, with the parameters of a thinner run as their leading part.
+  """Returns the variables with a thinner run's parameters as leading part.
 
   Args:
-    model: the wider one.
-    variables: as drawn.
+    model: the wider model.
+    variables: its variables, as drawn.
     base: folder of the thinner run.
   """
   del model
@@ -42,7 +42,7 @@ def widened(model, variables, *, base):
 
 
 def frozen(base):
-  """Leaves the leading part of the parameters as it is.
+  """Returns a transformation that freezes the leading part of the parameters.
 
   The classifier's bias, which has no new part, is frozen too; the norms of the
   wider network are new and all trained.

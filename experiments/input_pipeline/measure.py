@@ -2,9 +2,10 @@
 
     python experiments/input_pipeline/measure.py [--json=result.json]
 
-One core each, photos of 500x375 (synthetic.py). Decoders are timed in turns, so
-that the machine's moods are shared; then the whole path of `slimjax.data`:
-ArrayRecord, decoding, random crop, worker process, batch. See README.md.
+Each has one core; photos are of 500x375 (synthetic.py). Decoders are timed in
+turns, so that changes of the machine affect all; then the whole path of
+`slimjax.data`: ArrayRecord, decoding, random crop, worker process, batch. See
+README.md.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def pillow_draft(encoded):
   image = Image.open(io.BytesIO(encoded))
   image.draft(
     'RGB', (SIZE, SIZE)
-  )  # no smaller than the crop: half here at most
+  )  # at least as large as the crop: at most halved
   return np.asarray(image.convert('RGB'))
 
 
@@ -71,7 +72,7 @@ def simplejpeg_half(encoded):
 
 
 def resized_pillow(encoded):
-  """Resizes as the recipe's original: a bilinear filter as wide as needed."""
+  """Resizes as the original recipe, by a bilinear filter as wide as needed."""
   image = Image.fromarray(simplejpeg.decode_jpeg(encoded))
   part = image.resize(
     (SIZE, SIZE), Image.Resampling.BILINEAR, box=(50, 50, 400, 350)

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 
 def photo(seed, label, *, height=375, width=500, quality=94):
-  """A JPEG as ImageNet has it: bytes."""
+  """Returns the bytes of a JPEG like those of ImageNet."""
   rng = np.random.default_rng(seed)
   scenes = load_sample_images().images
   scene = scenes[rng.integers(len(scenes))]  # [427, 640, 3]
@@ -36,7 +36,7 @@ def photo(seed, label, *, height=375, width=500, quality=94):
   return encoded.getvalue()
 
 
-# Not registered: TFDS has its own, which reads what this one writes.
+# This is not registered: TFDS has its own, which reads what this one writes.
 class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """imagenet2012, version and features as in TFDS."""
 

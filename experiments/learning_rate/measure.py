@@ -1,4 +1,4 @@
-"""Does training several widths together want a smaller learning rate?
+"""Does training several widths together need a smaller learning rate?
 
     python experiments/learning_rate/measure.py
 

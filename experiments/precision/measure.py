@@ -3,8 +3,8 @@
     python experiments/precision/measure.py --workdir=runs/precision
 
 Trains configs/digits.py for every seed in float32 and in bfloat16 (parameters,
-statistics and loss stay float32), writes result.json beside itself and prints
-the table. Runs that are finished are not repeated. See README.md.
+statistics and loss stay float32) and prints the table; --json=FILE writes the
+numbers too. Runs that are finished are not repeated. See README.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 def train(workdir, dtype, seed, epochs):
-  """Returns {width: top-1 error} of one run; trains it if need be."""
+  """Returns {width: top-1 error} of one run; trains it if necessary."""
   config = digits.get_config()
   config.seed = seed
   config.epochs = epochs

@@ -1,4 +1,4 @@
-"""Does MobileNet v2 gain by a last norm that is private to each width?
+"""Does MobileNet v2 gain from a last norm that is private to each width?
 
     python experiments/private_tail/measure.py
 
@@ -22,14 +22,14 @@ def main(arguments=None):
   title = 'MobileNet v2 on few digits: its last norm'
 
   tail = SHARED_TAIL
-  if experiment.quick:  # of the quick network
+  if experiment.quick:  # the tail of the quick network
     tail = tuple(f'{c}/stage4_block1/conv3' for c in ('norm', 'batch_stats'))
 
   def get(seed, **options):
     config = experiment.get(seed, **options)
     if not experiment.published and not experiment.quick:
       config.model.update(name='mobilenet_v2', widths=WIDTHS)
-      config.schedule.peak_lr = 0.01  # deeper, it fails at twice that
+      config.schedule.peak_lr = 0.01  # it is deeper, and fails at twice this
     return config
 
   name = get(0).model.name

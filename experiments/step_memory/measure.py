@@ -1,9 +1,9 @@
-"""Memory of one training step over four widths, on whatever jax runs on.
+"""Measures the memory of a training step over four widths, on any device.
 
     python experiments/step_memory/measure.py [--models mobilenet_v1,resnet50]
 
-Compiles, and reads the compiler's own memory analysis; nothing is run. See
-README.md.
+Compiles the programs and reads the compiler's own memory analysis; nothing is
+run. See README.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 def shapes(model, optimizer, mesh, batch_size, image_size):
-  """The state and a batch, as shapes on the mesh."""
+  """Returns the state and a batch, as shapes on the mesh."""
   variables = jax.eval_shape(
     lambda: slimjax.init(model, jax.random.key(0), image_size=image_size)
   )
@@ -55,7 +55,7 @@ def shapes(model, optimizer, mesh, batch_size, image_size):
 
 
 def ordinary_step(model, optimizer):
-  """The widest alone as one writes it without slimmable networks."""
+  """Returns a step of the widest alone, as written for an ordinary network."""
   switch = model.switch(1.0)
 
   def step(state, batch):
@@ -88,7 +88,7 @@ def ordinary_step(model, optimizer):
 
 
 def joint_gradient(model):
-  """All widths in one program: the way that is not taken."""
+  """Returns the gradient of all widths in one program, for comparison."""
 
   def gradient(state, batch):
     def loss_fn(trainable):

@@ -3,8 +3,8 @@
     python experiments/switch_latency/measure.py [--model=mobilenet_v1]
 
 Exports each family, loads the bundle, and times every width beside the same
-network built with only that width (norms folded, compiled by `jax.jit`), turn
-by turn, either first in every other round. Prints the ratios. See README.md.
+network built with only that width (norms folded, compiled by `jax.jit`), in
+turns; each is first in every other round. Prints the ratios. See README.md.
 """
 
 import argparse

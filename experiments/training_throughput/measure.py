@@ -3,8 +3,9 @@
     python experiments/training_throughput/measure.py [--json=result.json]
 
 Times, in turns: the slimmable step of four widths; the step of each width
-alone; and a plain Flax network of the widest. Sets multiply-accumulates and the
-bytes that the compiled programs move beside them. See README.md.
+alone; and a plain Flax network of the widest. Prints them beside the
+multiply-accumulates and the bytes that the compiled programs move. See
+README.md.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def programs_of(step):
 
 
 def bytes_moved(programs):
-  """Returns what the compiler's analysis has, or None where it has none."""
+  """Returns the bytes in the compiler's analysis, or None if it has none."""
   moved = [(p.cost_analysis() or {}).get('bytes accessed') for p in programs]
   return None if None in moved else int(sum(moved))
 

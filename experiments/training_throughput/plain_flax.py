@@ -9,7 +9,7 @@ import optax
 
 
 class ResNet50(nn.Module):
-  """Stride in the 3x3 convolutions."""
+  """ResNet-50, with the stride in the 3x3 convolutions."""
 
   num_classes: int = 1000
   dtype: jnp.dtype = jnp.float32
@@ -39,7 +39,7 @@ class ResNet50(nn.Module):
 
 
 class MobileNetV1(nn.Module):
-  """Depthwise separable convolutions, ReLU6."""
+  """MobileNet v1: depthwise separable convolutions, ReLU6."""
 
   num_classes: int = 1000
   dtype: jnp.dtype = jnp.float32
@@ -69,7 +69,7 @@ NETS = {'resnet50': ResNet50, 'mobilenet_v1': MobileNetV1}
 
 
 def make_step(name, batch, dtype):
-  """A compiled step and the state it starts from."""
+  """Returns a compiled step and the state it starts from."""
   net = NETS[name](dtype=jnp.dtype(dtype))
   variables = net.init(jax.random.key(0), batch['image'])
   optimizer = optax.chain(

@@ -1,8 +1,8 @@
-"""What a slimmable network learned: its layers, activations and norms.
+"""Measures what a slimmable network learned: layers, activations, norms.
 
 The widths of a layer are compared on the channels that all of them have (the
-*common* ones): the leading channels, or inside each group the leading ones
-where a layer is slimmed inside groups.
+*common* ones): the leading channels, or the leading channels of each group if
+the layer is slimmed inside groups.
 """
 
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ from slimjax.variables.format import select
 from slimjax.variables.format import Variables
 from slimjax.widths import Width
 
-# Of every norm, in the order of the paper's figure 4.
+# The values of every norm, in the order of the paper's figure 4.
 NORM_VALUES = ('scale', 'bias', 'mean', 'var')
 # Extracted models and their variables, thinnest first.
 Networks = Mapping[Width, tuple[SlimNet, Variables]]
-# Arrays whose first axis is that of examples, most activating first:
-# activation, wrong, number (its place in the split), image.
+# Arrays with examples as the first axis, most activating first: activation,
+# wrong, number (the place in the split), image.
 Examples = dict[str, np.ndarray]
 
 
@@ -43,8 +43,8 @@ class Layer:
 
   Attributes:
     norm: path of the norm.
-    groups: the channels are this many blocks, each slimmed inside.
-    activated: an activation comes last.
+    groups: number of blocks of channels, each slimmed inside.
+    activated: whether an activation comes last.
   """
 
   norm: str
@@ -53,9 +53,9 @@ class Layer:
 
 
 def find_layers(model: SlimNet, image_size: int) -> dict[str, Layer]:
-  """The layers that have a norm, by path, in the order they are executed.
+  """Returns the layers that have a norm, by path, in the order of execution.
 
-  Found by tracing a forward pass; nothing is computed.
+  They are found by tracing a forward pass; nothing is computed.
   """
   found: dict[str, Layer] = {}
 
@@ -81,7 +81,7 @@ def find_layers(model: SlimNet, image_size: int) -> dict[str, Layer]:
 
 
 def extract_all(model: SlimNet, variables: Variables) -> Networks:
-  """The stand-alone network of every width, thinnest first."""
+  """Returns the stand-alone network of every width, thinnest first."""
   return {
     width: extract(model, variables, width=width)
     for width in model.ordered_widths
@@ -91,7 +91,7 @@ def extract_all(model: SlimNet, variables: Variables) -> Networks:
 def norm_values(
   networks: Networks, layers: Mapping[str, Layer]
 ) -> dict[str, dict[str, np.ndarray]]:
-  """{layer: {'scale', 'bias', 'mean', 'var': [widths, common channels]}}."""
+  """Returns {layer: {value: [widths, common channels]}}, of `NORM_VALUES`."""
   trees = [_norm_tree(*network) for network in networks.values()]
   values: dict[str, dict[str, np.ndarray]] = {}
   for name, layer in layers.items():
@@ -106,7 +106,7 @@ def norm_values(
 
 
 def _norm_tree(model, variables) -> dict[str, jax.Array]:
-  """{path: array} of an extracted model's norms and statistics."""
+  """Returns {path: array} of an extracted model's norms and statistics."""
   selected = select(variables, model.switch(model.widths[0]))
   return {
     path: array
@@ -118,13 +118,14 @@ def _norm_tree(model, variables) -> dict[str, jax.Array]:
 
 
 def divergence(values: np.ndarray) -> float:
-  """How far the switches of a norm are apart, relative to their values.
+  """Returns how far apart the switches of a norm are, relative to their values.
 
   sqrt(mean over channels i and pairs of switches s < t of (x_si - x_ti)^2)
   / sqrt(mean over channels i and switches s of x_si^2)
 
-  0 if all are equal (all 0, too, or of one switch); about 1.41 for values that
-  are as far apart as unrelated ones of mean 0. A common factor cancels.
+  It is 0 if all values are equal (also if all are 0, or for one switch), and
+  about 1.41 for values as far apart as unrelated ones of mean 0. A common
+  factor cancels.
 
   Args:
     values: x [switches, channels], from `norm_values`.
@@ -132,7 +133,7 @@ def divergence(values: np.ndarray) -> float:
   values = np.asarray(values, np.float64)
   pairs = list(itertools.combinations(values, 2))
   apart = np.mean([(one - other) ** 2 for one, other in pairs] or [0.0])
-  if apart == 0.0:  # the only way for all values to be 0
+  if apart == 0.0:  # also if all values are 0
     return 0.0
   return float(np.sqrt(apart / np.mean(values**2)))
 
@@ -140,7 +141,7 @@ def divergence(values: np.ndarray) -> float:
 def divergences(
   values: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, dict[str, float]]:
-  """`divergence` of everything in `norm_values`."""
+  """Returns the `divergence` of everything in `norm_values`."""
   return {
     layer: {name: divergence(array) for name, array in of_layer.items()}
     for layer, of_layer in values.items()
@@ -150,14 +151,14 @@ def divergences(
 def channel_positions(
   networks: Networks, layer: Layer, channel: int
 ) -> dict[Width, int]:
-  """Where one common channel stands in the layer's output at each width.
+  """Returns the place of one common channel in the layer's output, per width.
 
-  The same place at all widths, unless the layer is slimmed inside groups.
+  It is the same at all widths, unless the layer is slimmed inside groups.
 
   Args:
     networks: from `extract_all`.
     layer: from `find_layers`.
-    channel: counted among the common channels.
+    channel: number of the channel among the common ones.
 
   Raises:
     ValueError: not all widths have the channel.
@@ -189,20 +190,20 @@ def most_activating(
   split: str = 'test',
   batch_size: int = 128,
 ) -> dict[Width, Examples]:
-  """The images of a split that activate a channel most, at each width.
+  """Returns the images of a split that activate a channel most, per width.
 
   The activation is the maximum over positions of the layer's output, after its
-  activation function. Of equal ones the earlier image comes first (ReLU6 ends
-  at 6). The split is read once, and no more than `count` images are kept.
+  activation function. Among equal ones the earlier image comes first (ReLU6
+  ends at 6). The split is read once, and no more than `count` images are kept.
 
   Args:
     networks: from `extract_all`.
-    dataset: whose split.
+    dataset: data set of the split.
     layer: path of the layer.
     positions: from `channel_positions`.
-    count: images a width; fewer if the split has not as many.
-    split: of the data set.
-    batch_size: images computed at a time, on one device.
+    count: number of images per width; fewer if the split has fewer.
+    split: name of the split; default: test.
+    batch_size: images computed at a time, on one device; default: 128.
   """
   probes = {
     width: _make_probe(model, layer, positions[width], dataset.preprocess)
@@ -212,7 +213,7 @@ def most_activating(
   first = 0
   for batch in dataset.eval_batches(split, batch_size, share=Share()):
     mask, images = batch['mask'], batch['image']
-    computed = {  # all on their way before one is waited for
+    computed = {  # all widths start before one is waited for
       width: probe(networks[width][1], images)
       for width, probe in probes.items()
     }
@@ -230,14 +231,14 @@ def most_activating(
 
 
 def _wrong(classes: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-  """Which images are misclassified; none where there is nothing to classify."""
+  """Returns which images are misclassified; none if nothing is classified."""
   if labels is None or labels.shape != classes.shape:
     return np.zeros(len(classes), bool)
   return classes != labels
 
 
 def _make_probe(model: SlimNet, layer: str, position: int, preprocess):
-  """(variables, uint8 images) -> activation and predicted class, each [b]."""
+  """Returns (variables, uint8 images) -> activation, predicted class: [b]."""
   (width,) = model.widths
   switch = model.switch(width)
 
@@ -261,7 +262,7 @@ def _make_probe(model: SlimNet, layer: str, position: int, preprocess):
 
 
 def _best(parts: Sequence[Examples], count: int) -> Examples:
-  """The `count` most activating of several, the earlier of equal ones."""
+  """Returns the `count` most activating examples; the earlier of equal ones."""
   joined = {
     name: np.concatenate([part[name] for part in parts]) for name in parts[0]
   }

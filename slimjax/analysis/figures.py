@@ -1,4 +1,4 @@
-"""Draws what a run learned: figures 3 and 4 of the paper, and one number more.
+"""Draws what a run learned: figures 3 and 4 of the paper, and the divergence.
 
 `visualize_run` writes into a folder:
 
@@ -6,7 +6,7 @@ activations.png  the images that activate one channel most, one row per width.
                  The activation of an image is the maximum over positions of
                  the layer's output, after its activation function
 norms.png        batch norm of a shallow and a deep layer, one colour per width
-divergence.png   how far the widths of each norm are apart, over the depth;
+divergence.png   how far apart the widths of each norm are, over the depth;
                  `slimjax.analysis.features.divergence` has the formula
 divergence.json  the same numbers: {layer: {scale, bias, mean, var}}
 """
@@ -60,14 +60,14 @@ def visualize_run(
   Args:
     workdir: directory of the training run.
     out: folder to write to; default: WORKDIR/features. It is created.
-    layer: layer whose activations are shown; default: one a quarter into the
+    layer: layer whose activations are shown; default: one at a quarter of the
       depth.
     channel: channel whose activations are shown, counted among those that all
       widths have; default: 9, or 0 if there are fewer.
     shallow: first layer whose norms are shown; default: the first of all.
     deep: second layer whose norms are shown; default: the last of all.
-    images: number of images in a row.
-    split: split of the run's data set that the images are from.
+    images: number of images in a row; default: 10.
+    split: split of the run's data set that the images are from; default: test.
     best: whether to take the checkpoint with the least validation error; by
       default the latest.
 
@@ -123,7 +123,7 @@ def visualize_run(
 
 
 def default_layer(layers: Mapping[str, Layer]) -> str:
-  """Returns a layer with an activation, a quarter into the depth.
+  """Returns a layer with an activation, at a quarter of the depth.
 
   In MobileNet v1 it is unit3/pointwise, as in the paper's figure.
   """
@@ -188,7 +188,7 @@ def plot_norms(
   figure = plots.figure((12, 1 + 2.5 * len(values)), dpi=100)
   grid = figure.subplots(len(values), len(NORM_VALUES), squeeze=False)
   colors = plots.colors(len(widths))
-  # Each width's dots are smaller than the last's: equal values stay visible.
+  # Each width's dots are smaller than those before: equal values stay visible.
   sizes = np.linspace(7, 4, len(widths))
   for line, (layer, of_layer) in zip(grid, values.items(), strict=True):
     for axes, name in zip(line, NORM_VALUES, strict=True):

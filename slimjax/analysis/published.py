@@ -1,4 +1,4 @@
-"""The published results, and which of them a run is to be compared with.
+"""Finds the published results that a run is to be compared with.
 
 The tables are in published.json, each with its source.
 """
@@ -26,13 +26,13 @@ class PublishedRow:
   """A published network.
 
   Attributes:
-    title: of the network.
-    source: of the errors.
-    errors: top-1 on ImageNet, percent, by width.
-    macs: millions at 224 pixels by width, where published.
-    params: of convolutions and classifier, millions by width, likewise.
-    total_params: of the whole slimmable network, millions, likewise.
-    recipe: parts of a configuration, as it was trained.
+    title: name of the network.
+    source: source of the errors.
+    errors: top-1 errors on ImageNet, percent, by width.
+    macs: multiply-accumulates at 224 pixels, millions, by width, if published.
+    params: parameters of convolutions and classifier, likewise.
+    total_params: parameters of the whole slimmable network, millions, or None.
+    recipe: parts of the configuration that it was trained with.
   """
 
   title: str
@@ -46,15 +46,15 @@ class PublishedRow:
 
 @functools.cache
 def tables() -> dict[str, Any]:
-  """published.json."""
+  """Returns the content of published.json."""
   path = resources.files('slimjax.analysis') / 'published.json'
   return json.loads(path.read_text())
 
 
 def find(run: configuration.Run) -> PublishedRow | None:
-  """The published row of a run's architecture and widths, if there is one.
+  """Returns the published row of a run's architecture and widths, or None.
 
-  Whether the run can be compared with it is for `differences` to say.
+  `differences` says whether the run can be compared with it.
   """
   name = run.model['name']
   if name not in NAMES:
@@ -62,7 +62,7 @@ def find(run: configuration.Run) -> PublishedRow | None:
   table = _by_width(tables()['imagenet'][name])
   widths = {w for w in run.model['widths'] if isinstance(w, float | int)}
   if len(widths) != len(run.model['widths']):
-    return None  # channels of every layer
+    return None  # a width is given as channels of every layer
   shared = tuple(run.model.get('shared', ()))
   title, source = f'S-{NAMES[name]}', tables()['imagenet']['source']
   total = tables()['slimmable_params_m'][name]
@@ -96,7 +96,7 @@ def find(run: configuration.Run) -> PublishedRow | None:
   )
 
 
-# The published code shares the tail of MobileNet v2, the paper has it private.
+# The published code shares the tail of MobileNet v2; the paper does not.
 _SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
   **dict.fromkeys(NAMES, ((),)),
   'mobilenet_v2': ((), SHARED_TAIL),
@@ -104,7 +104,7 @@ _SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def differences(row: PublishedRow, run: configuration.Run) -> list[str]:
-  """One line for each part of the published recipe that a run does not keep."""
+  """Returns a line for each part of the published recipe that a run changes."""
   ours = dataclasses.asdict(run)
   lines: list[str] = []
   for key, value in row.recipe.items():
@@ -115,15 +115,15 @@ def differences(row: PublishedRow, run: configuration.Run) -> list[str]:
         where = f'config.{key}' + (f'.{part}' if part else '')
         lines.append(f'{where}: {given} here, {published} published')
   other = [line for line in lines if line.startswith('config.data.name:')]
-  if other:  # nothing else matters
+  if other:  # then nothing else matters
     return [f'{other[0]}; {len(lines) - 1} other parts of the recipe differ']
   return lines
 
 
 def same_size(row: PublishedRow, run: configuration.Run) -> bool:
-  """Whether images, classes and network have the published size.
+  """Returns whether images, classes and network have the published size.
 
-  Then MACs and parameters must be the published ones, whatever the recipe.
+  If so, MACs and parameters must be the published ones, whatever the recipe.
   """
   size = row.recipe['data']['image_size']
   model = row.recipe['model']
@@ -133,7 +133,7 @@ def same_size(row: PublishedRow, run: configuration.Run) -> bool:
 
 
 def same_data(row: PublishedRow, run: configuration.Run) -> bool:
-  """Whether a run is evaluated as the row was, however it was trained."""
+  """Returns whether a run is evaluated as the row was, however trained."""
   data = row.recipe['data']
   return same_size(row, run) and all(
     run.data.get(part) == data[part]
@@ -142,10 +142,10 @@ def same_data(row: PublishedRow, run: configuration.Run) -> bool:
 
 
 def same_macs(macs: int, printed: float) -> bool:
-  """Whether `macs` are the published millions.
+  """Returns whether `macs` are the published millions.
 
-  Equal in the digits printed, or within 1 %: some are cut off, or were counted
-  with more than the products.
+  Equality in the printed digits, or within 1 %, is enough: some published
+  numbers are cut off, or count more than the products.
   """
   digits = len(f'{printed:.0f}'.rstrip('0'))
   return (
@@ -155,7 +155,7 @@ def same_macs(macs: int, printed: float) -> bool:
 
 
 def same_params(params: int, printed: float) -> bool:
-  """Whether `params` are the published millions, printed with one decimal."""
+  """Returns whether `params` are the published millions, to one decimal."""
   return f'{params / 1e6:.1f}' == f'{printed:.1f}'
 
 

@@ -10,7 +10,7 @@ from slimjax.data import images
 from slimjax.data.dataset import Dataset
 from slimjax.naming import resolve
 
-# By name; the last is for all other names: a folder, or a set of TFDS.
+# Factories by name; the last serves all other names: a folder, a TFDS set.
 DATASETS: dict[str, Callable[..., Dataset]] = {
   'digits': digits.create,
   '': images.create,
@@ -21,10 +21,10 @@ def create_dataset(section: Mapping[str, Any]) -> Dataset:
   """Returns the data set of a configuration's section `data`.
 
   Args:
-    section: `name` is digits (embedded), image_folder, of TFDS, or
-      'package.module:function' of a user's own, which returns a
-      `slimjax.data.dataset.Dataset`; the rest are its arguments, such as those
-      of `slimjax.data.digits.create` or `slimjax.data.images.create`.
+    section: `name` is digits (embedded), image_folder, a data set of TFDS, or
+      'package.module:function' of your own, which returns a
+      `slimjax.data.dataset.Dataset`; the other keys are the arguments of, for
+      example, `slimjax.data.digits.create` or `slimjax.data.images.create`.
 
   Raises:
     ValueError: the section is wrong, or the data cannot be read.

@@ -1,10 +1,10 @@
-"""Which examples are in a batch, and the processes that read them.
+"""Chooses the examples of every batch, and reads them in worker processes.
 
 The training examples of all epochs stand in one endless row: a permutation of
 the split, then another. Step `s` takes the s-th batch of that row, and process
 `p` of `n` the p-th of its n parts. So a batch is a function of (seed, step)
 alone: no example is lost or repeated within an epoch, the number of processes
-changes nothing, and the step is all of the position there is to save.
+changes nothing, and the step is the only position that has to be saved.
 """
 
 from collections.abc import Callable
@@ -25,27 +25,27 @@ from absl import flags
 from absl import logging
 import numpy as np
 
-Batch = dict[str, Any]  # the first axis of each array is that of examples
+Batch = dict[str, Any]  # examples are the first axis of each array
 
-_RESTARTS = 3  # of worker processes that died, in one pass over the batches
+_RESTARTS = 3  # how often dead workers are replaced in one pass over batches
 
 
 class Split(Protocol):
   """Examples that can be read in any order, in any process."""
 
   def __len__(self) -> int:
-    """Number of examples."""
+    """Returns the number of examples."""
 
   def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
     """Returns {'image': uint8 [b, h, w, 3], ...}, cropped at random.
 
-    What stands beside the images is the task's, such as 'label': int32 [b].
-    `keys` [b, 3] are the seed of each example's crop. `corrupt`, if there, are
-    the names of images that were replaced by another.
+    The other arrays are what the task needs, such as 'label': int32 [b]. `keys`
+    [b, 3] seed the crop of each example. `corrupt`, if present, holds the names
+    of the images that were replaced by another.
     """
 
   def read_eval(self, indices: np.ndarray) -> Batch:
-    """The same, cropped as for evaluation; and `mask`, False if unreadable."""
+    """Returns evaluation crops, and `mask`: False for unreadable images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ArraySplit:
   """Examples held in memory.
 
   Attributes:
-    arrays: by name; the first axis of each is that of examples.
+    arrays: arrays by name; examples are the first axis of each.
   """
 
   arrays: dict[str, np.ndarray]
@@ -75,7 +75,7 @@ class CorruptImagesError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-  """Which part of every global batch is this process's."""
+  """The part of every global batch that one process reads."""
 
   index: int = 0
   count: int = 1
@@ -92,7 +92,7 @@ class Share:
 
 @dataclasses.dataclass(frozen=True)
 class TrainReader:
-  """The training batches of some steps, by number, counted from the first."""
+  """Reads the training batches of some steps, numbered from the first one."""
 
   split: Split
   batch_size: int
@@ -128,18 +128,18 @@ class TrainReader:
     return self.split.read_train(indices, keys)
 
 
-@functools.lru_cache(maxsize=2)  # a batch may hold the end of one, and another
+@functools.lru_cache(maxsize=2)  # a batch may hold parts of two epochs
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-  """A permutation of the examples, of (seed, epoch) alone."""
+  """Returns a permutation of the examples: a function of (seed, epoch)."""
   return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalReader:
-  """Batches that hold every example once, in order; the last is filled up.
+  """Reads every example once, in order; the last batch is padded.
 
-  `mask` is False where an example only fills it up. All processes have the same
-  number of batches: one with fewer would leave the others waiting.
+  `mask` is False for padding. All processes have the same number of batches: a
+  process with fewer would leave the others waiting.
   """
 
   split: Split
@@ -162,15 +162,15 @@ class EvalReader:
 class Corrupt:
   """Counts the images that cannot be decoded, over all processes together.
 
-  Every process counts what it reads itself. `check` sets them together, where
-  all processes are at the same place; a process that alone has too many stops
-  at once.
+  Every process counts the images that it reads itself. `check` combines the
+  counts, at a place that all processes reach; a process that has too many on
+  its own stops at once.
   """
 
   def __init__(self, allowed: int):
     """
     Args:
-      allowed: images that may be unreadable.
+      allowed: number of images that may be unreadable.
     """
     self._allowed = allowed
     self._names: set[str] = set()
@@ -188,15 +188,17 @@ class Corrupt:
     self._refuse(len(self._names))
 
   def check(self, gather: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Compares the number over all processes with what is allowed.
+    """Compares the number over all processes with the allowed number.
 
     Args:
-      gather: a collective: this process's array -> those of all, stacked.
+      gather: collective function that takes this process's array and returns
+        the arrays of all processes, stacked.
 
     Raises:
-      CorruptImagesError: all together have too many; in every process.
+      CorruptImagesError: all processes together have too many; it is raised in
+        every one.
     """
-    hashes = np.zeros(self._allowed + 1, np.uint32)  # 0 is nobody's
+    hashes = np.zeros(self._allowed + 1, np.uint32)  # 0 is an unused place
     own = [zlib.crc32(name.encode()) | 1 for name in sorted(self._names)]
     hashes[: len(own)] = own
     self._refuse(len(set(gather(hashes).ravel().tolist()) - {0}))
@@ -217,9 +219,10 @@ def read(
   """Yields the batches of a reader, read ahead by worker processes.
 
   Args:
-    reader: of which batches.
-    corrupt: counts the unreadable images.
-    workers: processes; 0 reads here, when asked.
+    reader: reader of the batches.
+    corrupt: counter of the unreadable images.
+    workers: number of worker processes; default: 0, which reads in this process
+      when a batch is requested.
 
   Raises:
     CorruptImagesError: more images are unreadable than allowed.
@@ -236,7 +239,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _batches(reader, workers: int) -> Generator[Batch, None, None]:
-  """Batches in order, whichever process read them."""
+  """Yields batches in order, whichever process read them."""
   if not workers:
     for number in range(len(reader)):
       yield reader[number]
@@ -246,7 +249,7 @@ def _batches(reader, workers: int) -> Generator[Batch, None, None]:
     batches = _worker_batches(reader, done, workers)
     try:
       for batch in batches:
-        # Out of the workers' shared memory.
+        # The arrays are copied out of the workers' shared memory.
         batch = {
           name: np.array(value) if isinstance(value, np.ndarray) else value
           for name, value in batch.items()
@@ -270,11 +273,11 @@ def _batches(reader, workers: int) -> Generator[Batch, None, None]:
 
 
 def _worker_batches(reader, first: int, workers: int):
-  import grain  # here: heavy, and only images need it
+  import grain  # imported here: slow to import, and only images need it
 
-  if not flags.FLAGS.is_parsed():  # grain reads flags; notebooks have none
+  if not flags.FLAGS.is_parsed():  # grain reads flags; notebooks parse none
     flags.FLAGS.mark_as_parsed()
-  # Few batches wait in a worker: one of 256 images takes 40 MB.
+  # Few batches wait in a worker: a batch of 256 images takes 40 MB.
   ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
   return iter(
     grain.MapDataset.source(reader)[first:]
@@ -289,7 +292,7 @@ def _worker_batches(reader, first: int, workers: int):
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-  """Ends a worker with its parent, or it would outlive a killed run."""
+  """Ends a worker when its parent ends: it would outlive a killed run."""
   del worker, workers
   parent = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""What a data set is to the programs."""
+"""The data set that programs read: its splits and what happens to them."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -22,18 +22,19 @@ class Dataset:
 
   Attributes:
     name: its name in the configuration.
-    num_classes: number of classes, above all labels; 0 where there are none.
+    num_classes: number of classes, above all labels; 0 if there are none.
     class_names: one name per class, or empty.
     image_size: height and width in pixels.
     preprocessing: what `preprocess` does, in words.
-    splits: `train`, `test`, and `held_out` if any was set aside.
-    augment: (key, batch) -> batch for training: draws and preprocesses, what
-      belongs to an image together with it. Runs on the device, once a step for
-      all widths. Hashable, as `preprocess` is: they key compiled programs.
+    splits: `train`, `test` and, if one was set aside, `held_out`.
+    augment: (key, batch) -> batch for training: augments and preprocesses the
+      images, and transforms what belongs to an image along with it. It runs on
+      the device, once per step for all widths. It is hashable, as `preprocess`
+      is: compiled programs are cached by both.
     preprocess: uint8 images [b, h, w, 3] -> floating images.
-    workers: processes that read.
-    max_corrupt: images that may be unreadable, over all processes; see
-      `slimjax.data.batches.read`.
+    workers: number of processes that read; default: 0, the process itself.
+    max_corrupt: number of images that may be unreadable, over all processes;
+      see `slimjax.data.batches.read`.
   """
 
   name: str
@@ -48,7 +49,7 @@ class Dataset:
   max_corrupt: int = 0
 
   def describe(self) -> str:
-    """Returns what it is in a line: classes, size, examples of each split."""
+    """Returns one line: name, classes, image size, examples of each split."""
     classes = f'{self.num_classes} classes, ' if self.num_classes else ''
     splits = ', '.join(f'{len(s):,} {name}' for name, s in self.splits.items())
     size = self.image_size
@@ -63,7 +64,7 @@ class Dataset:
     share: Share,
     corrupt: Corrupt | None = None,
   ) -> Iterator[Batch]:
-    """Yields this process's part of the global batches of some steps."""
+    """Yields this process's part of the global batches of a range of steps."""
     reader = TrainReader(self.splits['train'], batch_size, seed, steps, share)
     corrupt = corrupt or Corrupt(self.max_corrupt)
     return read(reader, corrupt=corrupt, workers=self.workers)

@@ -16,7 +16,7 @@ from slimjax.data.preprocess import random_affine
 IMAGE_SIZE = 32
 _IMAGES = 1797
 _TRAIN = 1437
-# Of the training images, in [0, 1].
+# The mean and the standard deviation of the training images in [0, 1].
 _MEAN = 0.31
 _STD = 0.33
 
@@ -29,13 +29,13 @@ def create(
   train_images: int = _TRAIN,
   split_seed: int = 0,
 ) -> Dataset:
-  """Returns the data set.
+  """Returns the digits as a data set.
 
   Args:
     max_shift, max_degrees, max_zoom: see `augment`.
-    train_images: number of training images; fewer are a harder task. The rest
-      test.
-    split_seed: draws which ones train.
+    train_images: number of training images, by default 1,437; fewer make a
+      harder task. The other images are for testing.
+    split_seed: seed that draws the training images; default: 0.
   """
   return Dataset(
     name='digits',
@@ -86,7 +86,7 @@ def load(
   order = np.random.RandomState(split_seed).permutation(_IMAGES)
   test, train = np.split(order, [_IMAGES - train_images])
   chosen = test if split == 'test' else train
-  small = digits.images[chosen] * (255.0 / 16.0)  # [n, 8, 8], of 0 to 16
+  small = digits.images[chosen] * (255.0 / 16.0)  # [n, 8, 8]; were 0 to 16
   factor = IMAGE_SIZE // small.shape[1]
   images = ndimage.zoom(
     small, (1, factor, factor), order=1, mode='nearest', grid_mode=True
@@ -109,11 +109,11 @@ def augment(
   """Applies small random shifts, turns and zooms, then `preprocess`.
 
   Args:
-    key: of `jax.random`.
+    key: a key of `jax.random`.
     images: uint8 [b, h, w, 3].
-    max_shift: pixels.
-    max_degrees: of rotation.
-    max_zoom: 0.1 is 10 % larger or smaller.
+    max_shift: largest shift in pixels.
+    max_degrees: largest rotation in degrees.
+    max_zoom: largest zoom; 0.1 is 10 % larger or smaller.
   """
   images = preprocess(images)
   return random_affine(
@@ -127,5 +127,5 @@ def augment(
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-  """Maps uint8 [b, h, w, 3] to float32 of about zero mean, unit deviation."""
+  """Maps uint8 [b, h, w, 3] to float32 with about zero mean, unit deviation."""
   return normalise(images, mean=_MEAN, std=_STD)

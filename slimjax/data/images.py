@@ -1,4 +1,4 @@
-"""Data sets of encoded photos: ImageNet, any other of TFDS, an image folder."""
+"""Data sets of encoded photos: ImageNet, others of TFDS, an image folder."""
 
 import dataclasses
 import os
@@ -20,8 +20,8 @@ from slimjax.data.sources import Source
 from slimjax.data.sources import Sources
 
 FOLDER = 'image_folder'
-_LOOKS = 100  # for an image to take the place of a corrupt one
-_SAMPLES = 64  # of each split, read before training starts
+_LOOKS = 100  # images in a row that are tried until one can be decoded
+_SAMPLES = 64  # records of each split that are read before training starts
 _IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _HALF = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}
 
@@ -31,8 +31,8 @@ class Augmentation:
   """A recipe of the paper's appendix A.
 
   Attributes:
-    least_area: of the random crop, as a share of the image's.
-    mean, std: of RGB in [0, 1], for normalising.
+    least_area: least area of the random crop, as a share of the image's.
+    mean, std: mean and deviation of RGB in [0, 1], used to normalise.
   """
 
   least_area: float
@@ -40,7 +40,7 @@ class Augmentation:
   std: tuple[float, ...]
 
 
-# All jitter colours by 0.4, add lighting noise of 0.1, and flip.
+# All recipes jitter colours by 0.4, add lighting noise of 0.1, and flip.
 AUGMENTATIONS = {
   'basic': Augmentation(0.08, **_IMAGENET),
   'mobile': Augmentation(0.25, **_IMAGENET),
@@ -57,12 +57,12 @@ class ImageSplit:
   """Examples of a source, decoded and cropped when they are read.
 
   Attributes:
-    source: of records.
-    chosen: its indices that belong to the split.
-    num_classes: labels are below it.
-    size: height and width of the crops.
-    resize: shorter side before the central crop.
-    least_area: of random crops.
+    source: source of the records.
+    chosen: indices of the records that belong to the split.
+    num_classes: number of classes; labels are below it.
+    size: height and width of the crops, pixels.
+    resize: shorter side before the central crop, pixels.
+    least_area: least area of random crops, as a share of the image's.
   """
 
   source: Source
@@ -85,7 +85,7 @@ class ImageSplit:
     return record
 
   def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
-    """A corrupt image's place is taken by the next that can be decoded."""
+    """Reads random crops; a corrupt image is replaced by the next sound one."""
     images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     corrupt = []
@@ -109,7 +109,7 @@ class ImageSplit:
     return {'image': images, 'label': labels, 'corrupt': tuple(corrupt)}
 
   def read_eval(self, indices: np.ndarray) -> Batch:
-    """A corrupt image is not scored."""
+    """Reads central crops; `mask` is False for a corrupt image."""
     images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     mask = np.ones(len(indices), bool)
@@ -151,24 +151,26 @@ def create(
   workers: int | None = None,
   max_corrupt: int = 10,
 ) -> Dataset:
-  """A data set of photos.
+  """Returns a data set of photos.
 
   Args:
-    name: of TFDS, such as imagenet2012; or image_folder.
-    augmentation: one of `AUGMENTATIONS`.
-    data_dir: of TFDS (None is its default), or the image folder.
-    image_size: height and width the network sees, pixels.
-    resize: shorter side before the central crop of an evaluation; None is 8/7
+    name: name of a TFDS data set, such as imagenet2012, or image_folder.
+    augmentation: one of `AUGMENTATIONS`; default: basic.
+    data_dir: folder of TFDS (default: TFDS's own), or the image folder.
+    image_size: height and width that the network sees, pixels; default: 224.
+    resize: shorter side before the central crop of an evaluation; default: 8/7
       of `image_size`, which is 256 for 224.
-    test_split: None is validation, or test.
-    held_out: training images set aside as the split `held_out`.
-    held_out_seed: which ones.
-    workers: processes that decode; None means one per core, 0 none.
-    max_corrupt: images that may be unreadable.
+    test_split: name of the test split; default: validation, val or test.
+    held_out: number of training images set aside as the split `held_out`;
+      default: 0.
+    held_out_seed: seed that draws those images; default: 0.
+    workers: number of processes that decode; default: one per core; 0 decodes
+      in the training process.
+    max_corrupt: number of images that may be unreadable; default: 10.
 
   Raises:
-    ValueError: an argument is wrong, or the data cannot be read; the text says
-      what to do.
+    ValueError: an argument is wrong, or the data cannot be read; the message
+      says what to do.
   """
   if augmentation not in AUGMENTATIONS:
     raise ValueError(
@@ -221,7 +223,7 @@ def create(
 
 
 def _splits(opened: Sources, split: Any, held_out: int, seed: int):
-  """{'train', 'test', and 'held_out' if wanted}."""
+  """Returns the splits: train, test, and held_out if it is asked for."""
   size = len(opened.train)
   if held_out and not 0 < held_out < size:
     raise ValueError(

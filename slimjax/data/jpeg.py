@@ -1,4 +1,4 @@
-"""Encoded photos to crops of one size, on the host.
+"""Decodes photos to crops of one size, on the host.
 
 The decoders were chosen by measurement: experiments/input_pipeline.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 _TRIES = 10
 _RATIOS = (3 / 4, 4 / 3)
-_SCALINGS = (8, 4, 2)  # that JPEG decoding has at a profit
+_SCALINGS = (8, 4, 2)  # reductions that make JPEG decoding faster
 
 
 class DecodeError(ValueError):
@@ -20,11 +20,11 @@ class DecodeError(ValueError):
 def random_crop(
   rng: np.random.Generator, height: int, width: int, least_area: float
 ) -> tuple[int, int, int, int]:
-  """Top, left, height and width of a random part of an image.
+  """Returns top, left, height and width of a random part of an image.
 
   The part's area is uniform in [least_area, 1] of the image's, the logarithm of
   its aspect ratio uniform between 3/4 and 4/3 (Szegedy et al., arXiv 1409.4842,
-  section 6). What does not fit is drawn again; after ten times it is the
+  section 6). A part that does not fit is drawn again; after ten tries it is the
   largest centred part with an allowed ratio.
   """
   for _ in range(_TRIES):
@@ -46,17 +46,17 @@ def random_crop(
 def decode_random_crop(
   encoded: bytes, rng: np.random.Generator, size: int, least_area: float
 ) -> np.ndarray:
-  """A random part of a photo, resized.
+  """Returns a random part of a photo, resized.
 
-  Decoding halves the resolution as often as the part stays as large as `size`,
-  which filters as well as saves time; the rest is a bilinear resize by a factor
-  of less than two.
+  Decoding halves the resolution as long as the part stays as large as `size`,
+  which both filters and saves time; a bilinear resize by a factor of less than
+  two does the rest.
 
   Args:
     encoded: JPEG, or anything Pillow reads.
-    rng: of the part.
+    rng: generator that draws the part.
     size: height and width of the result, pixels.
-    least_area: of the part, as a share of the image's.
+    least_area: least area of the part, as a share of the image's.
 
   Returns:
     uint8 [size, size, 3], RGB.
@@ -78,12 +78,12 @@ def decode_random_crop(
     )
     image = simplejpeg.decode_jpeg(
       encoded,
-      # The decoder rounds up, as it does itself.
+      # Both sizes are rounded up, as the decoder itself does.
       min_height=-(-height // scaling) if scaling > 1 else 0,
       min_width=-(-width // scaling) if scaling > 1 else 0,
       min_factor=scaling,
     )
-  except ValueError:  # no JPEG, or one of a rare kind
+  except ValueError:  # not a JPEG, or a rare kind of JPEG
     image = _decode_any(encoded)
     height, width, _ = image.shape
     top, left, part_height, part_width = random_crop(
@@ -102,15 +102,16 @@ def decode_random_crop(
 
 
 def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
-  """The centre of a photo whose shorter side was resized to `resize`.
+  """Returns the centre of a photo whose shorter side is resized to `resize`.
 
-  As torchvision's Resize and CenterCrop do it on PIL images, pixel by pixel:
-  bilinear with a filter as wide as the reduction; the longer side rounded down.
+  The result equals that of torchvision's Resize and CenterCrop on PIL images,
+  pixel by pixel: the filter is bilinear and as wide as the reduction, and the
+  longer side is rounded down.
 
   Args:
     encoded: JPEG, or anything Pillow reads.
     size: height and width of the result, pixels.
-    resize: of the shorter side, pixels, at least `size`.
+    resize: length of the shorter side, pixels, at least `size`.
 
   Returns:
     uint8 [size, size, 3], RGB.
@@ -138,10 +139,10 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
 
 
 def _decode_any(encoded: bytes) -> np.ndarray:
-  """What Pillow reads, as uint8 [h, w, 3]; ImageNet has a PNG and some CMYK."""
+  """Decodes with Pillow to uint8 [h, w, 3]: ImageNet has a PNG, some CMYK."""
   from PIL import Image
 
-  errors = (OSError, ValueError, SyntaxError, EOFError)  # of its many plugins
+  errors = (OSError, ValueError, SyntaxError, EOFError)  # of Pillow's plugins
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       return np.asarray(image.convert('RGB'))

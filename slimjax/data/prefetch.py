@@ -1,4 +1,4 @@
-"""Batches made ready before they are asked for."""
+"""Prepares batches before they are requested."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ class Prefetched(Iterator):
   ):
     """
     Args:
-      batches: a generator; closed by the thread that reads it.
-      place: puts a batch on the devices.
-      ahead: how many wait at most.
+      batches: generator, closed by the thread that reads it.
+      place: function that puts a batch on the devices.
+      ahead: the most batches that wait; default: 2.
     """
     self.waited = 0.0
     self._queue: queue.Queue[tuple[Any, BaseException | None]]
@@ -67,12 +67,12 @@ class Prefetched(Iterator):
     item, error = self._queue.get()
     self.waited += time.perf_counter() - start
     if error is not None:
-      self._queue.put((None, error))  # asked again, it says the same
+      self._queue.put((None, error))  # the next call raises the same
       raise error
     return item
 
   def close(self) -> None:
-    """Stops the thread, and what it reads."""
+    """Stops the thread, and closes what it reads."""
     self._closed.set()
     self._thread.join(_JOIN_SECONDS)
 

@@ -1,7 +1,7 @@
-"""What happens to images on the device, inside compiled programs.
+"""Augments and normalises images on the device, inside compiled programs.
 
-What a data set does is a frozen object, equal to another with equal numbers, so
-that a second run in a process compiles nothing again.
+The functions of a data set are frozen objects, equal to others with equal
+numbers, so that a second run in the same process compiles nothing again.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from slimjax.data.batches import Batch
 
-Constant = float | tuple[float, ...]  # of all channels, or of each
+Constant = float | tuple[float, ...]  # for all channels, or one each
 
 # Principal components of the colours of ImageNet's pixels, in [0, 1]: square
 # roots of eigenvalues, and eigenvectors as columns (Krizhevsky et al., 2012).
@@ -23,7 +23,7 @@ _COMPONENTS = (
   (-0.5808, -0.0045, -0.8140),
   (-0.5836, -0.6948, 0.4203),
 )
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL has it
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -32,8 +32,8 @@ class Normalise:
   """Calls `normalise` with these numbers.
 
   Attributes:
-    mean: of the images in [0, 1], of all channels or of each.
-    std: likewise.
+    mean: mean of the images in [0, 1], for all channels or one each.
+    std: standard deviation, likewise.
   """
 
   mean: Constant
@@ -49,7 +49,7 @@ class AugmentImages:
 
   Attributes:
     function: (key, images, **options) -> images
-    options: its other arguments, as (name, value) pairs.
+    options: its other arguments, as (name, value) pairs; default: none.
   """
 
   function: Callable[..., jax.Array]
@@ -85,14 +85,14 @@ def colour_augment(
   """Applies colour jitter, lighting noise and flip, then `normalise`.
 
   This is what the paper's recipes (appendix A) do after the random crop, in
-  their order. Each example draws its own, from (key, its place in the batch).
+  their order. Each example is drawn from (key, its place in the batch).
 
   Args:
-    key: of `jax.random`.
+    key: a key of `jax.random`.
     images: uint8 [b, h, w, 3].
     mean, std: see `normalise`.
-    jitter: see `colour_jitter`.
-    lighting: see `lighting_noise`.
+    jitter: see `colour_jitter`; default: 0.4.
+    lighting: deviation of `lighting_noise`; default: 0.1.
   """
   images = jnp.asarray(images, jnp.float32) / 255.0
 
@@ -109,13 +109,14 @@ def colour_augment(
 def colour_jitter(key: jax.Array, image: jax.Array, jitter: float) -> jax.Array:
   """Changes brightness, contrast and saturation, in a random order.
 
-  Each mixes the image with another by a factor uniform in 1 - jitter to
-  1 + jitter, and clips: with black, with the mean of its grey, with its grey.
+  Each change mixes the image with another one, by a factor uniform in
+  1 - jitter to 1 + jitter, and clips. The other image is black for brightness,
+  the mean of the grey image for contrast, the grey image for saturation.
 
   Args:
-    key: of `jax.random`.
+    key: a key of `jax.random`.
     image: [h, w, 3] in [0, 1].
-    jitter: 0 changes nothing.
+    jitter: largest deviation of the factors from 1; 0 changes nothing.
   """
   order_key, factor_key = jax.random.split(key)
   factors = jax.random.uniform(
@@ -140,9 +141,9 @@ def lighting_noise(
   """Adds one colour to all pixels, along the principal components of ImageNet.
 
   Args:
-    key: of `jax.random`.
+    key: a key of `jax.random`.
     image: [h, w, 3] in [0, 1].
-    deviation: of the normal factor of each component.
+    deviation: standard deviation of the normal factor of each component.
   """
   factors = deviation * jax.random.normal(key, (3,))
   colour = jnp.asarray(_COMPONENTS) @ (factors * jnp.asarray(_DEVIATIONS))
@@ -160,16 +161,16 @@ def random_affine(
 ) -> jax.Array:
   """Turns, zooms and shifts every image by its own random amount.
 
-  Each is uniform in plus or minus its maximum. Sampling is bilinear; what comes
-  from outside is `fill`.
+  Each amount is uniform within plus or minus its maximum. Sampling is bilinear;
+  pixels from outside the image are `fill`.
 
   Args:
-    key: of `jax.random`.
+    key: a key of `jax.random`.
     images: floating [b, h, w, c].
-    max_shift: pixels, in each direction.
-    max_degrees: of rotation about the centre.
-    max_zoom: 0.1 is 10 % larger or smaller.
-    fill: value of the outside.
+    max_shift: largest shift in pixels, in each direction.
+    max_degrees: largest rotation about the centre, in degrees.
+    max_zoom: largest zoom; 0.1 is 10 % larger or smaller.
+    fill: value outside the image; default: 0.
   """
   batch, height, width, _ = images.shape
   draws = jax.random.uniform(key, (4, batch), minval=-1.0, maxval=1.0)

@@ -1,4 +1,4 @@
-"""Where encoded images come from: TFDS as ArrayRecord, or folders.
+"""Reads encoded images: from TFDS as ArrayRecord, or from folders.
 
 Both are read in any order without TensorFlow, and may lie on cloud storage.
 """
@@ -19,7 +19,7 @@ _TEST_SPLITS = ('validation', 'val', 'test')
 
 
 class Record(NamedTuple):
-  """One example: the name tells a user which, the image is still encoded."""
+  """One example: its name, for messages; the encoded image; its label."""
 
   name: str
   encoded: bytes
@@ -30,10 +30,10 @@ class Source(Protocol):
   """Records that can be read in any order, in any process."""
 
   def __len__(self) -> int:
-    """Number of records."""
+    """Returns the number of records."""
 
   def __getitem__(self, index: int) -> Record:
-    """Reads one."""
+    """Reads one record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TfdsSource:
   """A split that TFDS has prepared as ArrayRecord."""
 
   split: str
-  records: Any  # of tfds: picklable, opens its files where it is used
+  records: Any  # from tfds: picklable; opens its files where they are read
   image_key: str
   label_key: str
 
@@ -73,16 +73,17 @@ class TfdsSource:
 
 
 def open_tfds(name: str, data_dir: str | None, test_split: str | None):
-  """The sources of a TFDS data set, such as imagenet2012.
+  """Opens a TFDS data set, such as imagenet2012.
 
   Args:
-    name: of the data set, with a configuration or version if wanted.
-    data_dir: of TFDS; None is ~/tensorflow_datasets, or TFDS_DATA_DIR.
-    test_split: None is validation, or test.
+    name: name of the data set, optionally with a configuration or version.
+    data_dir: folder of TFDS; None is ~/tensorflow_datasets, or TFDS_DATA_DIR.
+    test_split: name of the test split; None is validation, val or test.
 
   Raises:
-    ValueError: there is no such set, it is not one of images and classes, or is
-      not prepared as ArrayRecord; the text has the command that prepares it.
+    ValueError: there is no such data set, it does not hold images and classes,
+      or it is not prepared as ArrayRecord; the message has the command that
+      prepares it.
   """
   try:
     import tensorflow_datasets as tfds
@@ -156,8 +157,8 @@ def _check_prepared(builder: Any) -> None:
   if prepared:
     dataset = root / builder.name
     raise ValueError(
-      f'{folder} is prepared as {format_.value if format_ else "?"}, which can'
-      ' not be read in random order. Convert it once (the command needs'
+      f'{folder} is prepared as {format_.value if format_ else "?"}, which'
+      ' cannot be read in random order. Convert it once (the command needs'
       ' TensorFlow, training does not):\n  pip install tensorflow\n'
       f'  tfds convert_format --dataset_dir={dataset}'
       f' --out_file_format=array_record --out_dir={root}_arrayrecord\nand set'
@@ -167,7 +168,7 @@ def _check_prepared(builder: Any) -> None:
   archives = ''
   if manual:
     archives = (
-      f'First put what TFDS may not download into {root}/downloads/manual:\n'
+      f'First put what TFDS cannot download into {root}/downloads/manual:\n'
       + '\n'.join('    ' + line.strip() for line in manual.strip().splitlines())
       + '\nThen p'
     )
@@ -197,7 +198,7 @@ def _test_split(name: str, splits: Sequence[str], wanted: str | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-  """DIR/SPLIT/CLASS/*.jpg."""
+  """Reads DIR/SPLIT/CLASS/*.jpg."""
 
   folder: str
   files: np.ndarray  # bytes, CLASS/FILE
@@ -213,12 +214,12 @@ class FolderSource:
 
 
 def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
-  """The sources of DIR/train/CLASS/*.jpg and DIR/validation (val, test).
+  """Opens DIR/train/CLASS/*.jpg, and DIR/validation, DIR/val or DIR/test.
 
   Classes are numbered in the order of their names.
 
   Raises:
-    ValueError: a split or its images are missing, or its classes differ.
+    ValueError: a split or its images are missing, or the classes differ.
   """
   if data_dir is None:
     raise ValueError('image_folder needs --config.data.data_dir=DIR')
@@ -231,7 +232,7 @@ def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
   test = _list_folder(root / test_name)
   if extra := sorted(set(test) - set(train)):
     raise ValueError(
-      f'{root / test_name} has classes that {root / "train"} has not:'
+      f'{root / test_name} has classes that {root / "train"} lacks:'
       f' {", ".join(extra[:5])}'
     )
   classes = tuple(train)
@@ -260,7 +261,7 @@ def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
 
 
 def _list_folder(folder: epath.Path) -> dict[str, list[str]]:
-  """{class: its image files}, both in the order of names."""
+  """Returns {class: its image files}, both in the order of names."""
   return {
     path.name: sorted(
       file.name for file in path.iterdir() if file.suffix.lower() in _SUFFIXES

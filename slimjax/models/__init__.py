@@ -21,7 +21,7 @@ MODELS: dict[str, Callable[..., SlimNet]] = {
   'resnet50': functools.partial(ResNet, depths=DEPTHS[50]),
   'resnet101': functools.partial(ResNet, depths=DEPTHS[101]),
   'resnet152': functools.partial(ResNet, depths=DEPTHS[152]),
-  # Not published: one block a stage, for tests and small images.
+  # This one is not published: one block per stage, for tests, small images.
   'resnet14': functools.partial(ResNet, depths=(1, 1, 1, 1)),
 }
 
@@ -33,7 +33,7 @@ def create_model(
 
   Args:
     name: one of `MODELS`, or 'package.module:Name' of a `SlimNet` of your own.
-    num_classes: outputs of the classifier.
+    num_classes: number of outputs of the classifier.
     widths: floats such as 0.25, or tuples of channels. Parameters have the
       size of the widest.
     **options: the attributes of `SlimNet`: dtype, small_stem, remat, axis_name.

@@ -55,7 +55,7 @@ class Unit(nn.Module):
 
 
 class MobileNetV1(SlimNet):
-  """See the module's docstring; attributes in `SlimNet`."""
+  """MobileNet v1, as the module says; attributes as in `SlimNet`."""
 
   @nn.nowrap
   def layer_names(self) -> list[LayerName]:
@@ -75,10 +75,10 @@ class MobileNetV1(SlimNet):
     train: bool = False,
     return_features: bool = False,
   ):
-    """Logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
+    """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
-    With `return_features` also {'stage1': ..., 'stage5': ...}, the last map of
-    each resolution (strides 2, 4, 8, 16, 32 with the published stem).
+    With `return_features` also returns {'stage1': ..., 'stage5': ...}, the last
+    map of each resolution (strides 2, 4, 8, 16, 32 with the published stem).
     """
     channels, full = self.channels(width), self.full_channels
     conv = self.conv_norm(nn.relu6)

@@ -2,8 +2,8 @@
 
 Sandler et al., CVPR 2018 (arXiv 1801.04381), table 2; slimmable: Yu et al.,
 ICLR 2019. The last convolution has at least its full 1280 channels at every
-width. Its norm is private to each switch here; in the published code the
-switches share it, against the paper: `shared=SHARED_TAIL` trains that.
+width. Its norm is private to each switch here, as in the paper; in the
+published code the switches share it, as with `shared=SHARED_TAIL`.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-  """Expand, filter each channel, project; sum with the input.
+  """Expands, filters each channel, projects; `residual` adds the input.
 
   Attributes:
     full_expanded: channels of the expansion at full width; None for a block
@@ -64,10 +64,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(SlimNet):
-  """See the module's docstring; attributes in `SlimNet`.
+  """MobileNet v2, as the module says; attributes as in `SlimNet`.
 
-  The layers that set a width are the stem, of every block the expansion (where
-  there is one) and the projection, and the last convolution.
+  The layers that set a width are the stem, the expansion (if there is one) and
+  the projection of every block, and the last convolution.
   """
 
   @nn.nowrap
@@ -101,10 +101,10 @@ class MobileNetV2(SlimNet):
     train: bool = False,
     return_features: bool = False,
   ):
-    """Logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
+    """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
-    With `return_features` also {'stage1': ..., 'stage5': ...}, the last map of
-    each resolution (strides 2, 4, 8, 16, 32 with the published stem).
+    With `return_features` also returns {'stage1': ..., 'stage5': ...}, the last
+    map of each resolution (strides 2, 4, 8, 16, 32 with the published stem).
     """
     channels, full = self.channels(width), self.full_channels
     conv = self.conv_norm(nn.relu6)

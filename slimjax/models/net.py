@@ -1,4 +1,4 @@
-"""What all networks share: their options, and what a width means to them."""
+"""`SlimNet`, what all networks share: their options, the meaning of a width."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from slimjax.widths import find
 from slimjax.widths import switch_name
 from slimjax.widths import Width
 
-# A layer that sets a width: its name, and the group of layers whose channels
-# are summed with its own (so they must be equal), or None.
+# A layer that sets a width: its name, and the group of layers whose outputs are
+# summed with its own (so that their channels must be equal), or None.
 LayerName = tuple[str, str | None]
 # Height and width of images in pixels, or one number for both.
 Size = int | tuple[int, int]
 
 
 def pair(size: Size) -> tuple[int, int]:
-  """Returns (height, width), also of one number.
+  """Returns (height, width); one number stands for both.
 
   Raises:
-    ValueError: it is neither one nor two whole numbers above zero.
+    ValueError: `size` is neither one nor two whole numbers above zero.
   """
   both = (size, size) if isinstance(size, int) else tuple(size)
   if len(both) != 2 or any(int(n) != n or n < 1 for n in both):
@@ -43,19 +43,19 @@ class SlimNet(nn.Module):
   """A network that runs at several widths.
 
   Attributes:
-    num_classes: outputs of the classifier.
-    widths: the widths it is made for, floats or tuples of channels.
-    dtype: of the computation (jnp.float32 or jnp.bfloat16); parameters,
+    num_classes: number of outputs of the classifier.
+    widths: the widths that it is made for, floats or tuples of channels.
+    dtype: dtype of the computation (jnp.float32 or jnp.bfloat16); parameters,
       statistics and logits are float32.
-    small_stem: the stem keeps the resolution where the published one strides,
-      for small images. The parameters are the same.
-    remat: recompute the activations of a block in the backward pass instead of
-      keeping them.
-    axis_name: a mesh axis over which batch normalisation is synchronised.
-    shared: paths of what is one for all widths where it would be private to
-      each: ('norm', 'batch_stats') is plain batch normalisation, ('norm',)
-      shares scale and bias alone, ('norm/last', 'batch_stats/last') one layer.
-    folded: the norms have been folded into the convolutions
+    small_stem: whether the stem keeps the resolution where the published one
+      strides, for small images. The parameters are the same.
+    remat: whether the backward pass recomputes the activations of a block
+      instead of keeping them.
+    axis_name: mesh axis over which batch norm is synchronised, or None.
+    shared: paths of the variables that all widths share instead of having their
+      own: ('norm', 'batch_stats') is plain batch normalisation, ('norm',)
+      shares only scale and bias, ('norm/last', 'batch_stats/last') one layer.
+    folded: whether the norms have been folded into the convolutions
       (`slimjax.fold_batch_norm`); such a network has one width.
   """
 
@@ -83,32 +83,32 @@ class SlimNet(nn.Module):
     for width in self.widths:
       self._resolve(width)
 
-  # Each family says what follows from its table.
+  # Each family defines these methods from its table.
 
   @nn.nowrap
   def layer_names(self) -> list[LayerName]:
-    """The layers that set a width, in order."""
+    """Returns the layers that set a width, in order."""
     raise NotImplementedError
 
   @nn.nowrap
   def uniform_channels(self, width: float) -> list[int]:
-    """The active output channels of these layers at a uniform width."""
+    """Returns the active output channels of these layers at a uniform width."""
     raise NotImplementedError
 
   @nn.nowrap
   def check_channels(self, channels: tuple[int, ...]) -> None:
-    """Raises ValueError where a family needs more than `channels` checks."""
+    """Raises ValueError if the channels break a rule of this family."""
 
   @nn.nowrap
   def example(self) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Returns the smallest inputs the network takes, as shapes.
 
-    Shape evaluation uses them. Override it for networks that need larger
-    images, whose variables depend on the size, or that take something else.
+    Shape evaluation uses them. Override this for networks that need larger
+    images, whose variables depend on the size, or that take other inputs.
     """
     return (jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),)
 
-  # What a width means, for all of them.
+  # These methods say what a width means, for all families.
 
   @nn.nowrap
   def _resolve(self, width: Width) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ class SlimNet(nn.Module):
 
   @property
   def full_channels(self) -> tuple[int, ...]:
-    """The channels of the parameters: each layer at its widest switch."""
+    """Returns the channels of the parameters: each layer at its widest."""
     return tuple(
       max(counts)
       for counts in zip(
@@ -153,14 +153,14 @@ class SlimNet(nn.Module):
 
   @nn.nowrap
   def channels(self, width: Width) -> tuple[int, ...]:
-    """The active output channels of every layer that sets a width, in order.
+    """Returns the active output channels of the layers that set a width.
 
     Args:
-      width: a float, or the channels themselves. Any width that fits into the
-        parameters will do, trained or not.
+      width: a float, or the channels themselves, in the order of the layers.
+        Any width that fits into the parameters is allowed, trained or not.
 
     Raises:
-      ValueError: the width is not one, or is wider than the parameters.
+      ValueError: the width is not valid, or is wider than the parameters.
     """
     channels = self._resolve(canonical(width))
     full = self.full_channels
@@ -176,15 +176,15 @@ class SlimNet(nn.Module):
 
   @property
   def ordered_widths(self) -> tuple[Width, ...]:
-    """The widths, thinnest first."""
+    """Returns the widths, thinnest first."""
     return tuple(sorted(self.widths, key=lambda w: sum(self.channels(w))))
 
   @nn.nowrap
   def switch(self, width: Width) -> str:
-    """The key of a trained width's trees.
+    """Returns the key of a trained width's trees.
 
     Raises:
-      ValueError: the width is none of `widths`.
+      ValueError: the width is not one of `widths`.
     """
     width = canonical(width)
     if width not in self.widths:
@@ -196,24 +196,24 @@ class SlimNet(nn.Module):
 
   @nn.nowrap
   def find_widths(self, names: Sequence[Any]) -> tuple[Width, ...]:
-    """Returns the trained widths that are meant, thinnest first.
+    """Returns the trained widths that `names` stand for, thinnest first.
 
     Args:
       names: numbers, channels or printed names; empty means all widths.
 
     Raises:
-      ValueError: one of them is none of `widths`.
+      ValueError: a name is not that of a trained width.
     """
     wanted = {find(name, self.widths) for name in names}
     for width in wanted:
       self.switch(width)
     return tuple(w for w in self.ordered_widths if not names or w in wanted)
 
-  # Pieces of a forward pass.
+  # These methods are pieces of a forward pass.
 
   @nn.nowrap
   def conv_norm(self, activation: Callable) -> Callable[..., ConvNorm]:
-    """`ConvNorm` with this network's options bound."""
+    """Returns `ConvNorm` with this network's options bound."""
     return functools.partial(
       ConvNorm,
       activation=activation,
@@ -226,7 +226,7 @@ class SlimNet(nn.Module):
   def run_block(
     self, block: nn.Module, inputs: jax.Array, *channels: int, train: bool
   ) -> jax.Array:
-    """Applies a block, keeping its activations or not."""
+    """Applies a block; `remat` decides whether its activations are kept."""
 
     def run(block, inputs):
       return block(inputs, *channels, train=train)
@@ -235,9 +235,9 @@ class SlimNet(nn.Module):
 
   @nn.nowrap
   def classify(self, maps: jax.Array) -> jax.Array:
-    """Applies global average and classifier, [b, h, w, c] -> [b, num_classes].
+    """Averages over the maps and classifies: [b, h, w, c] -> [b, num_classes].
 
-    In float32 at least: logits of bfloat16 would tie.
+    Both compute in float32 at least: logits in bfloat16 would tie.
     """
     maps = non_empty(maps, 'the last map')
     dtype = statistics_dtype(maps.dtype)
@@ -248,7 +248,7 @@ class SlimNet(nn.Module):
 
 
 def non_empty(maps: jax.Array, what: str) -> jax.Array:
-  """`maps` [b, h, w, c], unless it has no pixels left."""
+  """Returns `maps` [b, h, w, c]; raises ValueError if no pixels are left."""
   if 0 in maps.shape[1:3]:
     raise ValueError(
       f'{what} is empty, {maps.shape[1]}x{maps.shape[2]}: the images are too'

@@ -23,7 +23,7 @@ DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class Bottleneck(nn.Module):
-  """1x1, 3x3, 1x1, summed with the input or its projection."""
+  """Convolves 1x1, 3x3, 1x1, and adds the input or its projection."""
 
   full: tuple[int, int, int]
   stride: int
@@ -49,13 +49,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(SlimNet):
-  """See the module's docstring; attributes in `SlimNet`.
+  """ResNet, as the module says; other attributes as in `SlimNet`.
 
-  The layers that set a width are the stem and, of every block, its projected
-  shortcut (the first of a stage has one) and its three convolutions.
+  The layers that set a width are the stem and, in every block, the projected
+  shortcut (only the first block of a stage has one) and the three convolutions.
 
   Attributes:
-    depths: blocks of each stage.
+    depths: number of blocks of each stage.
   """
 
   depths: tuple[int, ...] = DEPTHS[50]
@@ -89,10 +89,10 @@ class ResNet(SlimNet):
     train: bool = False,
     return_features: bool = False,
   ):
-    """Logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
+    """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
-    With `return_features` also {'stage1': ..., 'stage4': ...}, C2 to C5
-    (strides 4, 8, 16, 32 with the published stem).
+    With `return_features` also returns {'stage1': ..., 'stage4': ...}, C2 to
+    C5 (strides 4, 8, 16, 32 with the published stem).
     """
     channels, full = iter(self.channels(width)), iter(self.full_channels)
     conv = self.conv_norm(nn.relu)
@@ -106,7 +106,7 @@ class ResNet(SlimNet):
       zip(STAGES, self.depths, strict=True), 1
     ):
       for j in range(1, depth + 1):
-        if j == 1:  # the shortcut, as wide as the block's last convolution
+        if j == 1:  # skip the shortcut: as wide as the block's last layer
           next(full), next(channels)
         block = Bottleneck(
           full=(next(full), next(full), next(full)),

@@ -3,7 +3,7 @@
 Zhang et al., CVPR 2018 (arXiv 1707.01083), table 1 with g = 3; slimmable: Yu
 et al., ICLR 2019. A width keeps the leading channels of every group: in the
 flat channel axis they are three runs, not a prefix. Two blocks are
-concatenated by the flat axis, so a group may hold channels of both.
+concatenated along the flat axis, so that a group may hold channels of both.
 """
 
 from collections.abc import Callable
@@ -33,13 +33,13 @@ def shuffle(x: jax.Array) -> jax.Array:
 
 
 class Unit(nn.Module):
-  """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1, and the shortcut.
+  """Applies grouped 1x1, shuffle, depthwise 3x3, grouped 1x1, shortcut.
 
   Attributes:
-    full: channels at full width of the first and the last convolution.
-    stride: 2 concatenates with the average-pooled input, 1 sums.
-    grouped_first: the first convolution is grouped. (The published first unit
-      sees the whole stem in every group.)
+    full: channels of the first and the last convolution at full width.
+    stride: 2 concatenates the average-pooled input, 1 adds the input.
+    grouped_first: whether the first convolution is grouped. (In the published
+      first unit every group sees the whole stem.)
   """
 
   full: tuple[int, int]
@@ -59,7 +59,7 @@ class Unit(nn.Module):
       out_groups=GROUPS,
       name='compress',
     )(x, inner, train=train)
-    # After the shuffle a prefix of the channels is a prefix of every group.
+    # After the shuffle, a prefix of the channels is a prefix of every group.
     x = self.conv(
       self.full[0],
       3,
@@ -78,10 +78,10 @@ class Unit(nn.Module):
 
 
 class ShuffleNet(SlimNet):
-  """See the module's docstring; attributes in `SlimNet`.
+  """ShuffleNet, as the module says; attributes as in `SlimNet`.
 
-  The layers that set a width are the stem and, of every unit, its first and
-  its last convolution. The published widths are (0.5, 1.0, 2.0).
+  The layers that set a width are the stem and, in every unit, the first and
+  the last convolution. The published widths are (0.5, 1.0, 2.0).
   """
 
   widths: tuple[Width, ...] = (0.5, 1.0, 2.0)
@@ -137,10 +137,10 @@ class ShuffleNet(SlimNet):
     train: bool = False,
     return_features: bool = False,
   ):
-    """Logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
+    """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
-    With `return_features` also {'stage1': ..., 'stage3': ...}, the last map of
-    each stage (strides 8, 16, 32 with the published stem).
+    With `return_features` also returns {'stage1': ..., 'stage3': ...}, the last
+    map of each stage (strides 8, 16, 32 with the published stem).
     """
     channels, full = iter(self.channels(width)), iter(self.full_channels)
     conv = self.conv_norm(nn.relu)

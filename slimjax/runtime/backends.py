@@ -1,4 +1,4 @@
-"""What runs the programs of a bundle: XLA, or ONNX Runtime."""
+"""Runs the programs of a bundle, by XLA or by ONNX Runtime."""
 
 import dataclasses
 import pathlib
@@ -26,7 +26,7 @@ class Compiled:
     call: (prepared weights, images) -> outputs
     compile_s: seconds the compilation took; None if it was not timed.
     temp_bytes: temporary memory of the program; None if the backend does not
-      tell.
+      report it.
   """
 
   call: Any
@@ -40,7 +40,7 @@ class Backend(Protocol):
   name: str
 
   def prepare(self, entry: WidthEntry) -> Any:
-    """Returns the weights of a width, as its programs take them."""
+    """Returns the weights of a width as its programs take them."""
 
   def compile(
     self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
@@ -108,8 +108,7 @@ class OnnxRuntime:
     self._runtime = onnxruntime
     self._folder = folder
     preprocess = _preprocess(folder, manifest)
-    # Preprocessing is on the CPU, where the sessions are, whatever else there
-    # is.
+    # Preprocessing runs on the CPU, like the sessions, even if there is a GPU.
     self._cpu = jax.local_devices(backend='cpu')[0]
     self._preprocess = preprocess and jax.jit(preprocess)
 
@@ -132,7 +131,7 @@ class OnnxRuntime:
 
 
 def _joined(predict, preprocess):
-  """Returns one compiled function of uint8 or of floating images."""
+  """Returns one compiled function that takes uint8 or floating images."""
 
   def run(weights, images):
     if images.dtype == np.uint8:
@@ -146,9 +145,9 @@ def _program(folder, path):
   data = bytearray((folder / path).read_bytes())
   try:
     return jax_export.deserialize(data)
-  except Exception as error:  # flatbuffers raises whatever comes
+  except Exception as error:  # flatbuffers raises many kinds
     raise BundleError(
-      f'{folder / path} is no program this jax ({jax.__version__}) reads:'
+      f'{folder / path} is not a program that jax {jax.__version__} reads:'
       f' {error}'
     ) from error
 

@@ -1,4 +1,4 @@
-"""The folder a network is deployed as: what is in it, and whether it is whole.
+"""Reads, writes and checks the folder that a network is deployed as.
 
 ```
 manifest.json         everything about the network; hashes of the other files
@@ -9,8 +9,8 @@ onnx/                 a model for each width (with format 'onnx')
 ```
 
 A program is StableHLO, serialised by `jax.export`; `prepare` slices a width's
-weights out of the shared ones and folds its norms, `predict` takes what it
-made. Nothing is ever unpickled.
+weights out of the shared ones and folds its norms, `predict` takes the result.
+Nothing is ever unpickled.
 """
 
 from collections.abc import Iterable
@@ -38,25 +38,25 @@ PREPROCESS = 'programs/preprocess'
 
 
 class BundleError(ValueError):
-  """A folder is no bundle, or not the one that was written."""
+  """A folder is not a bundle, or has been changed since it was written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WidthEntry:
-  """What a bundle says of one width.
+  """The entry of one width in a manifest.
 
   Attributes:
     width: a float, or the channels of every layer.
-    switch: its name.
+    switch: name of the width's switch.
     channels: the active output channels of every layer that sets a width.
     macs: multiply-accumulates for one image.
     params: parameters the width uses.
-    prepared_bytes: of its prepared weights.
+    prepared_bytes: size of its prepared weights.
     error: what is minimised, on validation images: the headline metric of the
       manifest, or its negative; None if it was not measured.
-    prepare, predict: its programs' files; None without the format 'jax'.
-    inputs: the tensors of the weight file that `prepare` takes.
-    onnx: its ONNX model's file; None without the format 'onnx'.
+    prepare, predict: files of its programs; None without the format 'jax'.
+    inputs: names of the tensors that `prepare` takes.
+    onnx: file of its ONNX model; None without the format 'onnx'.
   """
 
   width: float | tuple[int, ...]
@@ -77,20 +77,20 @@ class Manifest:
   """The manifest of a bundle, as `slimjax.runtime.load` reads it.
 
   Attributes:
-    model: class of the network and its options, to read; nothing is built
-      from it.
+    model: class of the network and its options, for the reader; nothing is
+      built from it.
     class_names: one name per class, or empty.
-    image_size: (height, width) the programs take.
+    image_size: (height, width) that the programs take.
     preprocessing: what has to be done to uint8 images, in words; the program
       `preprocess` does it.
-    batch_size: None for any.
-    platforms: that the programs are made for.
-    widths: thinnest first.
+    batch_size: batch size that the programs take; None for any.
+    platforms: platforms that the programs are made for.
+    widths: one entry per width, thinnest first.
     validation: where the errors come from: data set, split, examples, step.
-    versions: of the packages that wrote it.
+    versions: versions of the packages that wrote the bundle.
     files: {path: {'bytes', 'sha256'}}
-    headline: title, unit and direction of the metric that the errors are of;
-      where more is better, the errors are its negatives.
+    headline: title, unit and direction of the metric of the errors; if more is
+      better, the errors are its negatives.
   """
 
   model: Mapping[str, Any]
@@ -112,7 +112,7 @@ class Manifest:
   )
 
   def entry(self, width: float | tuple[int, ...]) -> WidthEntry:
-    """Returns what the bundle says of `width`.
+    """Returns the entry of `width`.
 
     Raises:
       ValueError: it has no such width.
@@ -127,7 +127,7 @@ class Manifest:
 
 
 def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
-  """Writes the manifest, which makes the folder a bundle: the last file."""
+  """Writes the manifest, the last file, which makes the folder a bundle."""
   content = {
     'format': FORMAT,
     'schema': SCHEMA,
@@ -154,7 +154,7 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
 
   Raises:
     FileNotFoundError: there is no such folder.
-    BundleError: it is no bundle, of another schema, or has been changed.
+    BundleError: it is not a bundle, has another schema, or has been changed.
   """
   folder = local(folder)
   path = folder / MANIFEST
@@ -162,7 +162,7 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
     raise FileNotFoundError(f'there is no folder {folder}')
   if not path.is_file():
     raise BundleError(
-      f'{folder} is no bundle (no {MANIFEST}); make one with'
+      f'{folder} is not a bundle (no {MANIFEST}); make one with'
       ' python -m slimjax.export'
     )
   try:
@@ -194,7 +194,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
   """Returns a path on this machine.
 
   Raises:
-    ValueError: it is a cloud storage's.
+    ValueError: the path is on cloud storage.
   """
   if '://' in os.fspath(path):
     raise ValueError(
@@ -205,7 +205,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
 
 
 def named_outputs(outputs: Any) -> dict[str, Any]:
-  """Returns the arrays of a network's outputs by path; '' of a single one."""
+  """Returns the arrays of a network's outputs by path; a single one's is ''."""
   flat, _ = jax.tree.flatten_with_path(outputs)
   names = lambda key: getattr(key, 'key', getattr(key, 'idx', key))
   return {
@@ -234,7 +234,7 @@ def file_hash(path: pathlib.Path) -> str:
 def read_tensors(
   path: pathlib.Path, names: Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
-  """Returns tensors of a safetensors file, by default all."""
+  """Returns the named tensors of a safetensors file, by default all."""
   from safetensors import safe_open
   from safetensors import SafetensorError
 

@@ -66,28 +66,28 @@ def export(
     variables: its variables.
     out: a local folder that does not exist yet; it appears when it is whole.
     image_size: pixels, or (height, width).
-    widths: to write; by default all the model has.
+    widths: widths to write; default: all widths.
     preprocess: uint8 images [b, h, w, 3] -> floating images; becomes part of
       the bundle. Without it the bundle takes preprocessed images only.
     preprocessing: the same in words, for the manifest.
     class_names: one name per class, or empty.
-    errors: what is minimised, on validation images, by width.
-    headline: the metric that the errors are of; for tables and plots.
-    predict: (forward, {'image': images}) -> what the bundle gives, an array or
-      a tree of arrays, examples first, such as a task's; by default the
-      network's outputs.
+    errors: what is minimised, on validation images, by width; default: none.
+    headline: metric that the errors are values of, for tables and plots.
+    predict: (forward, {'image': images}) -> outputs of the bundle, an array or
+      a tree of arrays, examples first, such as a task's `predict`; default:
+      the network's outputs.
     validation: where the errors come from, for the manifest (JSON).
-    sample: images for the bundle's check of itself: uint8 with `preprocess`,
-      else floating; by default noise.
-    batch_size: that the programs take; by default any.
-    platforms: for which the programs are made.
-    formats: 'jax' (programs for XLA), 'onnx' (an ONNX model per width; needs
-      the extra `onnx`, and a single output), or both.
+    sample: images on which the bundle is checked: uint8 with `preprocess`,
+      otherwise floating; default: noise.
+    batch_size: batch size that the programs take; default: any.
+    platforms: platforms for which the programs are made; default: all.
+    formats: 'jax' (programs for XLA; the default), 'onnx' (an ONNX model per
+      width; needs the extra `onnx`, and a single output), or both.
 
   Raises:
     FileExistsError: `out` exists.
-    ValueError: something asked for does not fit the model.
-    BundleError: what was written does not give the model's outputs.
+    ValueError: an argument does not fit the model.
+    BundleError: the bundle does not give the model's outputs.
   """
   out = bundle.local(out)
   if out.exists():
@@ -178,7 +178,7 @@ def _images(dtype, batch_size, image_size):
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-  """{'prefix/path/of/leaf': leaf}, of nested dicts."""
+  """Returns nested dicts as {'prefix/path/of/leaf': leaf}."""
   flat: dict[str, Any] = {}
   for name, child in tree.items():
     path = f'{prefix}/{name}'
@@ -201,7 +201,7 @@ def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _selected(variables, switch):
-  """The tensors of one switch, by their names in the weight file."""
+  """Returns the tensors of one switch, by their names in the weight file."""
   selected = select(variables, switch)
   flat = _flatten(selected['params'], 'params')
   for collection in private_collections(selected):
@@ -210,7 +210,7 @@ def _selected(variables, switch):
 
 
 def _run(predict: Predict, model, variables, images, *, width):
-  """What a bundle gives for floating images."""
+  """Returns a bundle's outputs for floating images."""
   forward = functools.partial(apply, model, variables, width=width)
   return predict(forward, {'image': images})
 
@@ -220,7 +220,7 @@ def _outputs(forward, batch):
 
 
 def _check_outputs(model, variables, predict, image_size, class_names, formats):
-  """Raises ValueError if what is asked for does not fit the outputs."""
+  """Raises ValueError if formats or class names do not fit the outputs."""
   images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   run = functools.partial(_run, predict, model, width=model.ordered_widths[0])
   outputs = bundle.named_outputs(jax.eval_shape(run, variables, images))
@@ -245,7 +245,7 @@ def _described(headline: Metric | None) -> dict[str, Any]:
 
 
 def _prepare(model: SlimNet, width: Width, tensors: dict[str, Any]):
-  """The weights of one width: sliced, norms folded in, in their dtypes."""
+  """Returns the weights of one width: sliced, folded, in their dtypes."""
   small, weights = extract(model, _unflatten(tensors), width=width)
   if foldable(model):
     small, weights = fold_batch_norm(small, weights)
@@ -270,7 +270,7 @@ def _predict(
   weights: dict[str, Any],
   images,
 ):
-  """What the bundle gives for floating images, of `_prepare`'s weights."""
+  """Returns a bundle's outputs for floating images, by `_prepare`'s weights."""
   small = model.clone(widths=(width,), folded=folded)
   return _run(predict, small, _unflatten(weights), images, width=width)
 
@@ -349,14 +349,14 @@ def _tensors(variables, entries):
 def _save(path, tensors):
   from safetensors.numpy import save
 
-  # Not `save_file`, which leaves files that only their owner reads.
+  # `save_file` would leave files that only their owner can read.
   path.write_bytes(
     save({name: np.ascontiguousarray(a) for name, a in tensors.items()})
   )
 
 
 def _expected(model, variables, predict, preprocess, sample, widths):
-  """The outputs of the model itself, of nothing that is in the bundle."""
+  """Returns the outputs of the model itself, without the bundle."""
   images = jnp.asarray(sample)
   if preprocess is not None:
     images = preprocess(images)
@@ -375,7 +375,7 @@ def _expected(model, variables, predict, preprocess, sample, widths):
 
 
 def _describe(model):
-  """The class and its options that JSON can hold."""
+  """Returns the class, and those of its options that JSON can hold."""
   options = {
     field.name: getattr(model, field.name)
     for field in dataclasses.fields(model)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the last two and the best, whole or not at all."""
+"""Keeps checkpoints of a run: the last two and the best, each of them whole."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ class SaveError(RuntimeError):
 
 
 def set_damaged_aside(folder: epath.Path) -> list[str]:
-  """Renames the latest checkpoints until one can be read, and says which.
+  """Renames the latest checkpoints until one can be read; returns a line each.
 
   A kill leaves only whole checkpoints, but disks fail, and people delete files.
-  One process calls this, before any opens the folder.
+  One process calls this, before any process opens the folder.
   """
   said: list[str] = []
   if not folder.is_dir():
@@ -78,10 +78,10 @@ def _read_whole(path: epath.Path) -> None:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-  """Leaves out what orbax logs.
+  """Returns False for a record of orbax that is left out of the log.
 
-  It logs every save of every item, which hides the run's own lines, and of a
-  save that fails one traceback per thread and array, beside `SaveError`.
+  Orbax logs every save of every item, which hides the run's own lines, and for
+  a save that fails one traceback per thread and array, beside `SaveError`.
   """
   if record.name == 'absl' and 'orbax' in record.pathname:
     return record.levelno >= logging.ERROR and not record.exc_info
@@ -94,13 +94,13 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _short(error: Exception) -> str:
-  """Its text without the middle, which is paths: the reason stands last."""
+  """Returns the text without its middle, which is paths: the reason is last."""
   text = str(error)
   return text if len(text) <= 300 else f'{text[:100]} ... {text[-200:]}'
 
 
 def _hush() -> None:
-  """Keeps the log free of what orbax says; once is as good as twice."""
+  """Keeps orbax's records out of the log; a second call changes nothing."""
   for name in ('absl', 'asyncio'):
     logging.getLogger(name).addFilter(_not_of_orbax)
 
@@ -131,16 +131,16 @@ def _from_disk(tree: Any, like: Any) -> Any:
 class Checkpoints:
   """The checkpoints in a folder.
 
-  One holds the state (arrays) and the position (JSON: where the data is, what
-  is best so far, metrics not yet written), saved as one. Saving is
-  asynchronous: a step's checkpoint has its name only when it is whole.
+  A checkpoint holds the state (arrays) and the position (JSON: the place in the
+  data, the best so far, metrics not yet written), saved as one. Saving is
+  asynchronous: a step's checkpoint gets its name only when it is whole.
   """
 
   def __init__(self, folder: epath.PathLike, *, read_only: bool = False):
     _hush()
     self._manager = ocp.CheckpointManager(
       epath.Path(folder).resolve(),
-      # Named, so that what is in a checkpoint can be asked before it is read.
+      # The names let us ask what a checkpoint holds before it is read.
       item_handlers={
         'state': ocp.StandardCheckpointHandler(),
         'position': ocp.JsonCheckpointHandler(),
@@ -151,7 +151,7 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,
         preservation_policy=AnyPreservationPolicy(
           [
-            LatestN(2),  # should one be damaged
+            LatestN(2),  # two, in case one is damaged
             BestN(
               get_metric_fn=lambda metrics: metrics['error'],
               reverse=True,
@@ -160,8 +160,8 @@ class Checkpoints:
             ),
           ]
         ),
-        # Orbax measures its patience with the clock on the wall, which may be
-        # set by hours; of processes that are lost the heartbeats tell.
+        # Orbax measures its timeout with the wall clock, which may jump by
+        # hours; the heartbeats detect lost processes.
         async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_SECONDS),
         best_fn=lambda metrics: metrics['error'],
         best_mode='min',
@@ -173,13 +173,13 @@ class Checkpoints:
 
   def __exit__(self, kind: Any, *_: Any) -> None:
     if kind is not None and jax.process_count() > 1:
-      return  # others may be gone, and closing waits for them
+      return  # closing waits for the others, which may be gone
     with self._explained():
       self._manager.close()
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
-    """Turns what goes wrong in a save into an error that says what to do."""
+    """Turns an error of a save into one that says what to do."""
     try:
       yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -187,7 +187,7 @@ class Checkpoints:
       hint = 'Make room on the disk'
       if jax.process_count() > 1:
         hint += ', or see what became of the other processes'
-      # The manager counts the one that failed: what is whole has its name.
+      # The manager counts the failed one; only whole ones have their names.
       whole = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
       raise SaveError(
         f'a checkpoint could not be saved in {folder}: {_short(error)}\nThe'
@@ -202,12 +202,12 @@ class Checkpoints:
     position: Mapping[str, Any],
     error: float | None,
   ) -> None:
-    """Starts to save; errors of the save before are raised here.
+    """Starts a save; errors of the save before are raised here.
 
     Args:
       step: optimiser steps done; a step that is saved already is left alone.
-      state: tree of arrays; may be donated once this returns.
-      position: JSON.
+      state: tree of arrays, which may be donated once this returns.
+      position: values that JSON can hold.
       error: what is minimised, the headline metric's mean over the widths;
         None if this state was not evaluated.
     """
@@ -218,7 +218,7 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(_to_disk(state)),
-          # A copy: it is written later, when the caller's sums have moved on.
+          # The copy is written later, when the caller's sums have changed.
           position=ocp.args.JsonSave(copy.deepcopy(dict(position))),
         ),
         metrics=None if error is None else {'error': error},
@@ -237,20 +237,20 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The step of the latest checkpoint that is whole."""
+    """Returns the step of the latest whole checkpoint, or None."""
     return self._manager.latest_step()
 
   @property
   def best(self) -> int | None:
-    """The step of the checkpoint with the least validation error."""
+    """Returns the step of the checkpoint with the least validation error."""
     return self._manager.best_step()
 
   def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-    """Returns state and position.
+    """Returns the state and the position of a checkpoint.
 
     Args:
-      step: of a whole checkpoint.
-      like: a state of the same structure, which says shapes and shardings.
+      step: step of a whole checkpoint.
+      like: a state of the same structure, with the shapes and shardings to use.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_disk(like))
     clipped = isinstance(like, TrainState) and self._has_clip(
@@ -271,7 +271,7 @@ class Checkpoints:
     return _from_disk(tree, like), restored['position']
 
   def _has_clip(self, step: int, opt_state: Any) -> bool:
-    """Whether clipping was a link of the optimiser's chain, as in old runs."""
+    """Returns whether clipping was a link of the chain, as in old runs."""
     saved = self._manager.item_metadata(step)['state']
     links = saved['opt_state'] if saved is not None else opt_state
     return isinstance(opt_state, tuple) and len(links) == len(opt_state) + 1

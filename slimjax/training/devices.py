@@ -1,11 +1,11 @@
-"""What the makers say of their accelerators."""
+"""Peak speeds of accelerators, as their makers state them."""
 
 import jax
 
-# TFLOP/s of dense matrix products in bfloat16 (V100, T4: float16) of one of
-# jax's devices, by the words its `device_kind` starts with. Source: the makers'
-# data sheets, https://cloud.google.com/tpu/docs. A TPU v2 or v3 chip is two
-# devices.
+# The peak of one jax device in TFLOP/s, for dense matrix products in bfloat16
+# (V100, T4: float16), by the words that its `device_kind` starts with. Source:
+# the makers' data sheets, https://cloud.google.com/tpu/docs. A TPU v2 or v3
+# chip is two devices.
 PEAK_TFLOPS = {
   'TPU v2': 22.5,
   'TPU v3': 61.5,
@@ -31,9 +31,9 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device: jax.Device) -> float | None:
-  """Returns that of one device in bfloat16; None if it is not in the table."""
+  """Returns the peak TFLOP/s of a device; None if it is not in the table."""
   kind = device.device_kind
-  # A whole name: an L40 is no L4, but an A100-SXM4 is an A100.
+  # Only whole names count: an L40 is not an L4, but an A100-SXM4 is an A100.
   kinds = [
     k
     for k in PEAK_TFLOPS

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, the averages."""
+"""Writes the metrics of a run: metrics.jsonl, TensorBoard events, averages."""
 
 import collections
 from collections.abc import Callable
@@ -24,8 +24,8 @@ METRICS = 'metrics.jsonl'
 class MetricsWriter:
   """Appends to WORKDIR/metrics.jsonl and to TensorBoard events.
 
-  One JSON object per line: split, step, epoch, width, loss and what else the
-  task says (top1_error and top5_error in percent), and for training also
+  One JSON object per line: split, step, epoch, width, loss and the task's other
+  metrics (top1_error and top5_error in percent), and for training also
   learning_rate, gradient_norm, images_per_second, step_ms and input_wait, the
   share of time (percent) that the loop waited for images.
   """
@@ -41,10 +41,10 @@ class MetricsWriter:
     """Keeps what was written up to `first_step`, where the run resumes.
 
     Args:
-      workdir: of the run.
-      first_step: optimiser steps done before.
-      enabled: whether this process writes; of several processes, one does.
-      on_metrics: called with every record that is written.
+      workdir: folder of the run.
+      first_step: number of optimiser steps done before.
+      enabled: whether this process writes, by default yes; one of several does.
+      on_metrics: function called with every record that is written, or None.
     """
     self._enabled = enabled
     self._on_metrics = on_metrics
@@ -109,11 +109,11 @@ class NonFiniteError(RuntimeError):
 
 
 class TrainLog:
-  """Training metrics since the last line of the log.
+  """Sums the training metrics since the last line of the log.
 
   They are read some steps late (`processes.run_ahead`), when the device is done
-  with them, so that the loop does not wait. The sums survive in a checkpoint's
-  position.
+  with them, so that the loop does not wait. The sums are saved in the position
+  of a checkpoint.
   """
 
   def __init__(
@@ -127,12 +127,12 @@ class TrainLog:
   ):
     """
     Args:
-      task: says what a line says.
+      task: task that summarises the sums.
       widths: {switch: width}, thinnest first.
-      record: step -> what a line of that step says of time, or None where no
-        line is due.
-      last_good: waits for the last checkpoint, and returns its step.
-      state: of a run that resumes; see `state`.
+      record: step -> the times in a line of that step, or None if no line is
+        due.
+      last_good: waits for the last checkpoint and returns its step.
+      state: sums of a run that resumes, from `state`; default: none.
     """
     self._task = task
     self._widths = dict(widths)
@@ -145,7 +145,7 @@ class TrainLog:
     """Takes the metrics of a step, and returns the lines that are due.
 
     Raises:
-      NonFiniteError: an earlier step's are not finite.
+      NonFiniteError: the metrics of a step are not finite.
     """
     for array in jax.tree.leaves(metrics):
       array.copy_to_host_async()

@@ -15,7 +15,7 @@ import optax
 def multi_step(
   peak_lr: float, *, steps_per_epoch: int, epochs: Sequence[int], factor: float
 ) -> optax.Schedule:
-  """Returns `peak_lr`, times `factor` from each of `epochs` on."""
+  """Returns `peak_lr`, multiplied by `factor` from each of `epochs` on."""
 
   def schedule(step):
     passed = sum(jnp.asarray(step) >= e * steps_per_epoch for e in epochs)
@@ -27,7 +27,7 @@ def multi_step(
 def exponential(
   peak_lr: float, *, steps_per_epoch: int, factor: float
 ) -> optax.Schedule:
-  """Returns `peak_lr`, times `factor` after every epoch."""
+  """Returns `peak_lr`, multiplied by `factor` after every epoch."""
 
   def schedule(step):
     epoch = jnp.asarray(step) // steps_per_epoch
@@ -61,7 +61,7 @@ def with_warmup(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:
 SCHEDULES = ('multi_step', 'exponential', 'linear', 'cosine')
 
 
-@functools.lru_cache(maxsize=16)  # equal ones are one: they key programs
+@functools.lru_cache(maxsize=16)  # equal ones are one object: a key of programs
 def create_schedule(
   name: str,
   *,
@@ -72,17 +72,17 @@ def create_schedule(
   factor: float | None = None,
   epochs: Sequence[int] | None = None,
 ) -> optax.Schedule:
-  """Returns the schedule `name`, one of `SCHEDULES`, told in epochs.
+  """Returns the schedule `name`, one of `SCHEDULES`, given in epochs.
 
   Args:
     name: multi_step (needs factor, epochs), exponential (needs factor), linear
       or cosine.
     peak_lr: learning rate of the first step, and of the last warm-up step.
-    total_epochs: where linear and cosine reach zero.
+    total_epochs: epochs after which linear and cosine reach zero.
     steps_per_epoch: optimiser steps in an epoch.
-    warmup_epochs: epochs of linear warm-up.
-    factor: of multi_step and exponential.
-    epochs: where multi_step decays.
+    warmup_epochs: epochs of linear warm-up; default: 0.
+    factor: factor of multi_step and exponential.
+    epochs: epochs at which multi_step decays.
 
   Raises:
     ValueError: unknown name, or an argument is missing or not used.
@@ -125,7 +125,7 @@ def create_schedule(
 
 
 def decay_mask(trainable: Any) -> Any:
-  """Returns True where weight decay applies: dense kernels, the classifier's.
+  """Returns True for what decays: dense kernels, also the classifier's.
 
   A kernel [..., in / groups, out] is dense if it has more than one input
   channel per group. Depthwise kernels, biases and norms do not decay (paper,
@@ -147,15 +147,15 @@ def sgd(
   weight_decay: float = 1e-4,
   clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-  """Returns SGD as PyTorch has it: decay enters the gradient, then momentum.
+  """Returns SGD as in PyTorch: decay enters the gradient, then momentum.
 
   Args:
     schedule: learning rate by step.
-    momentum: of the running sum of gradients.
-    nesterov: looks ahead by one step of momentum.
-    weight_decay: factor of the kernels `decay_mask` names.
+    momentum: factor of the running sum of gradients; default: 0.9.
+    nesterov: whether to look ahead by one step of momentum; default: true.
+    weight_decay: factor of the kernels that `decay_mask` names; default: 1e-4.
     clip_norm: largest global norm of the gradient summed over the widths, once
-      per step, before decay; None does not clip.
+      per step, before decay; default: None, which does not clip.
   """
   optimizer = optax.chain(
     optax.add_decayed_weights(weight_decay, decay_mask),
@@ -165,7 +165,7 @@ def sgd(
     return optimizer
   clip = optax.clip_by_global_norm(clip_norm)
 
-  # Not a link of the chain: a run may resume with another bound, or none.
+  # The chain has no clipping: a run may resume with another bound, or none.
   def update(updates, state, params=None):
     updates, _ = clip.update(updates, clip.init(params), params)
     return optimizer.update(updates, state, params)

@@ -1,7 +1,7 @@
-"""Several processes, on one machine or many, that train as one.
+"""Lets several processes, on one machine or many, train as one.
 
-Whatever all of them call here is a collective: every process must call it, in
-the same order.
+What they call here together is a collective: every process must call it, in the
+same order.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-# A process that says nothing for so long is lost, and the others stop.
+# A process that is silent for so long is lost, and the others stop.
 HEARTBEAT_SECONDS = 60
 _LAST_WORDS_SECONDS = 2.0
 _TEXT_BYTES = 2048
@@ -29,7 +29,7 @@ T = TypeVar('T')
 
 
 class OtherProcessError(RuntimeError):
-  """Another process failed, without which this one cannot continue."""
+  """Another process failed; this one cannot continue without it."""
 
 
 def initialize(
@@ -37,15 +37,15 @@ def initialize(
   process_count: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Joins the other processes; before anything else is asked of jax.
+  """Joins the other processes; call it before anything else in jax.
 
-  Without arguments they are found by the environment: Cloud TPU, SLURM, Open
+  Without arguments they are found from the environment: Cloud TPU, SLURM, Open
   MPI, Kubernetes; if that names none, this process is alone.
 
   Args:
     coordinator: HOST:PORT of process 0, which every host can reach.
-    process_count: of all hosts together.
-    process_id: of this one, from 0.
+    process_count: number of processes of all hosts together.
+    process_id: number of this process, from 0.
 
   Raises:
     ValueError: only some of the arguments are given, or they are wrong.
@@ -60,8 +60,8 @@ def initialize(
     return
   if coordinator is None or process_count is None or process_id is None:
     raise ValueError(
-      '--coordinator, --process_count and --process_id are given together, got'
-      f' {coordinator}, {process_count} and {process_id}'
+      '--coordinator, --process_count and --process_id must be given together,'
+      f' got {coordinator}, {process_count} and {process_id}'
     )
   if ':' not in coordinator or not 0 <= process_id < process_count:
     raise ValueError(
@@ -72,7 +72,7 @@ def initialize(
     coordinator,
     process_count,
     process_id,
-    # Or SLURM's environment would leave one GPU to each process.
+    # Detection from SLURM's environment would leave one GPU to each process.
     cluster_detection_method='deactivate',
     heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
   )
@@ -83,7 +83,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'coordinator',
     None,
-    'HOST:PORT of process 0. Default: found by the environment.',
+    'HOST:PORT of process 0. Default: found from the environment.',
   )
   flags.DEFINE_integer(
     'process_count', None, 'Number of processes of all hosts together.'
@@ -93,10 +93,10 @@ def define_flags() -> None:
 
 @contextlib.contextmanager
 def joined():
-  """`initialize` by the flags; the processes leave together.
+  """Joins the processes that the flags name; all leave together.
 
-  After an error this process ends soon: leaving in good order would wait for
-  the others, which may be gone, and they would wait for this one.
+  After an error this process ends soon: an orderly shutdown would wait for the
+  others, which may be gone, and they would wait for this one.
   """
   values = flags.FLAGS
   initialize(values.coordinator, values.process_count, values.process_id)
@@ -105,8 +105,8 @@ def joined():
   except Exception as error:
     if jax.process_count() == 1:
       raise
-    # At once: jax may end this process while it prints. Then a moment for the
-    # others to say what is wrong with them: jax ends them when one is gone.
+    # The text is written at once: jax may end this process while it prints. The
+    # pause lets the others print their errors: jax ends them when one is gone.
     text = ''.join(traceback.format_exception(error))
     sys.stderr.write(f'{text}process {jax.process_index()} stops\n')
     sys.stderr.flush()
@@ -125,7 +125,8 @@ def together(function: Callable[[], T]) -> T:
   """Returns what the function returns, if it raises in no process.
 
   Raises:
-    OtherProcessError: it raised in others; the text is that of the first.
+    OtherProcessError: the function raised in other processes; the message is
+      that of the first.
   """
   if jax.process_count() == 1:
     return function()
@@ -157,9 +158,9 @@ def gather(array: np.ndarray) -> np.ndarray:
 def run_ahead() -> int:
   """Returns how many programs may wait on the devices before one must be done.
 
-  With two the devices never wait for the host, and the host fills no memory
-  with batches. On CPU, collectives between processes (gloo) can lock each other
-  out when several are on their way.
+  With two, the devices never wait for the host, and the host does not fill its
+  memory with batches. On CPU, collectives between processes (gloo) can block
+  each other when several are under way.
   """
   return 0 if jax.default_backend() == 'cpu' and jax.process_count() > 1 else 2
 
@@ -169,8 +170,8 @@ class Stop:
 
   def __enter__(self) -> 'Stop':
     self._asked = False
-    # With others it is jax's own service that hears the signal and agrees on a
-    # step. In a thread Python has no handlers.
+    # With several processes, jax's own service receives the signal and agrees
+    # on a step. In a thread, Python allows no handlers.
     self._handles = (
       jax.process_count() == 1
       and threading.current_thread() is threading.main_thread()
@@ -187,7 +188,7 @@ class Stop:
       signal.signal(signal.SIGTERM, self._old)
 
   def after(self, step: int) -> bool:
-    """Whether all processes stop after this step; asked after each."""
+    """Returns whether all processes stop after this step; call it each step."""
     if jax.process_count() == 1:
       return self._asked
     return multihost_utils.reached_preemption_sync_point(step)
@@ -195,10 +196,10 @@ class Stop:
 
 @contextlib.contextmanager
 def exclusive(folder: epath.Path):
-  """Keeps a second run out of a folder, until this process ends.
+  """Keeps a second run out of a folder, inside the context.
 
   The lock is the kernel's (flock): nothing is left of it when a run is killed.
-  Cloud storage has none, and is not guarded.
+  Cloud storage has no locks and is not guarded.
 
   Raises:
     ValueError: another process holds it, or the folder cannot be written.
@@ -227,5 +228,5 @@ def exclusive(folder: epath.Path):
         ' --workdir, or wait until it has ended'
       ) from error
     except (OSError, ModuleNotFoundError, AttributeError):
-      pass  # a file system, or a system, without locks
+      pass  # the file system, or the system, has no locks
     yield

@@ -1,4 +1,4 @@
-"""What a run shows while it is at work: lines or a bar, time, a profile."""
+"""Shows a run while it trains: lines or a bar, times, a profile."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from slimjax.widths import switch_name
 
 
 class Progress:
-  """A live bar on a terminal, plain lines elsewhere; nothing if not enabled."""
+  """Shows a bar on a terminal, plain lines elsewhere; nothing if disabled."""
 
   def __init__(
     self,
@@ -38,10 +38,10 @@ class Progress:
   ):
     """
     Args:
-      total_steps: of the run.
-      first_step: optimiser steps done before.
+      total_steps: number of steps of the run.
+      first_step: number of optimiser steps done before.
       headline: the metric that lines show beside the loss.
-      enabled: whether this process shows anything.
+      enabled: whether this process shows anything; default: true.
     """
     self._total = total_steps
     self._headline = headline
@@ -106,29 +106,29 @@ class Progress:
 
 
 class Clock:
-  """Time per step, without what is paused (evaluation, saving)."""
+  """Measures the time per step, without pauses (evaluation, saving)."""
 
   def __init__(self, step: int, waited: Callable[[], float]):
     """
     Args:
-      step: before the first one.
-      waited: seconds that the loop has waited for images so far.
+      step: number of steps done before.
+      waited: function that returns the seconds waited for images so far.
     """
     self._waited = waited
     self._step, self._first = step, step
-    self._last = (0.0, 0.0)  # running and waiting, at the last reading
+    self._last = (0.0, 0.0)  # seconds run and waited, at the last reading
     self._began: float | None = None
     self._paused = 0.0
     self._waited_before = 0.0
 
   def start(self) -> None:
-    """Counts from here."""
+    """Starts the clock."""
     self._began = time.perf_counter()
     self._waited_before = self._waited()
 
   @contextlib.contextmanager
   def paused(self):
-    """Leaves out what is done within."""
+    """Leaves out the time spent inside the context."""
     before = time.perf_counter()
     try:
       yield
@@ -142,7 +142,7 @@ class Clock:
     return running, self._waited() - self._waited_before
 
   def read(self, step: int, batch_size: int) -> dict[str, float]:
-    """Returns what a line of metrics says of the time since the last one."""
+    """Returns the times in a line of metrics, since the line before."""
     now = self._now()
     seconds, waited = (a - b for a, b in zip(now, self._last, strict=True))
     per_step = seconds / max(step - self._step, 1)
@@ -156,16 +156,16 @@ class Clock:
   def summary(
     self, batch_size: int, macs: int, devices: Sequence[jax.Device]
   ) -> list[str]:
-    """Returns lines for the end of a run.
+    """Returns the lines that end a run's output.
 
     Args:
       batch_size: images in a step.
       macs: multiply-accumulates of one image, forward, all widths together.
-      devices: that shared the work.
+      devices: devices that shared the work.
     """
     seconds, waited = self._now()
     images = batch_size * (self._step - self._first) / seconds
-    # Two operations a multiply-accumulate; backward is two products for one.
+    # A multiply-accumulate is two operations; backward has twice the products.
     tflops = images * macs * 6 / 1e12 / len(devices)
     peak = peak_tflops(devices[0])
     kind = devices[0].device_kind
@@ -184,14 +184,14 @@ class Clock:
 
 
 class Trace:
-  """A profile of a few steps, for TensorBoard or XProf."""
+  """Profiles a few steps, for TensorBoard or XProf."""
 
   def __init__(self, folder: epath.Path, first_step: int, steps: int):
     """
     Args:
-      folder: to write to.
-      first_step: steps done before; tracing begins two after.
-      steps: how many; 0 writes nothing.
+      folder: folder to write to.
+      first_step: number of steps done before; tracing begins two steps later.
+      steps: number of steps to trace; 0 writes nothing.
     """
     self._folder = folder
     self._begin = first_step + 3 if steps else None
@@ -199,7 +199,7 @@ class Trace:
     self._running = False
 
   def before(self, step: int, *, wait: Callable[[], Any]) -> None:
-    """Starts or ends before a step; `wait` lets the device finish first."""
+    """Starts or stops before a step; `wait` lets the device finish first."""
     if step == self._begin:
       wait()
       jax.profiler.start_trace(str(self._folder))
@@ -209,7 +209,7 @@ class Trace:
       self.end()
 
   def end(self) -> None:
-    """Ends early, if the run does."""
+    """Stops early, if the run does."""
     if self._running:
       jax.profiler.stop_trace()
       self._running = False

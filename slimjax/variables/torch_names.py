@@ -1,10 +1,10 @@
-"""Checkpoints of the authors' PyTorch networks, in and out.
+"""Reads and writes checkpoints of the authors' PyTorch networks.
 
-Their names: `features.3.body.1.bn.0.weight` is the scale of switch 0 (widths
-ascending) of the norm that follows the convolution `features.3.body.0`. Their
-layouts: convolutions (out, in / groups, kh, kw), linear layers (out, in). One
-grouped 1x1 convolution of ours is three convolutions there (`a_0`, `a_1`,
-`a_2`), as is the stem of ShuffleNet.
+In them `features.3.body.1.bn.0.weight` is the scale of switch 0 (widths
+ascending) of the norm that follows the convolution `features.3.body.0`.
+Convolutions are (out, in / groups, kh, kw), linear layers (out, in). One
+grouped 1x1 convolution here is three convolutions there (`a_0`, `a_1`, `a_2`),
+and so is the stem of ShuffleNet.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from slimjax.variables.format import variable_shapes
 from slimjax.variables.format import Variables
 
 Arrays = Mapping[str, Any]
-# names of ours and of PyTorch's in a norm
+# Our names and PyTorch's of the variables of a norm.
 _NORM = {
   ('norm', 'scale'): 'weight',
   ('norm', 'bias'): 'bias',
@@ -42,13 +42,13 @@ _NORM = {
 
 @dataclasses.dataclass(frozen=True)
 class _Unit:
-  """A `ConvNorm` of ours and the modules it is in PyTorch.
+  """A `ConvNorm` and the PyTorch modules that correspond to it.
 
   Attributes:
-    path: of ours.
+    path: path of the `ConvNorm`.
     convs: PyTorch's convolutions, one for each block of output channels.
     norms: PyTorch's norms, likewise.
-    shared_norm: the published code has one norm there for all switches.
+    shared_norm: whether the published code has one norm for all switches there.
   """
 
   path: tuple[str, ...]
@@ -60,7 +60,7 @@ class _Unit:
 def load_torch(
   model: SlimNet, checkpoint: str | os.PathLike | Arrays
 ) -> dict[str, Any]:
-  """The variables in a checkpoint of the authors' network.
+  """Returns the variables in a checkpoint of the authors' network.
 
   Args:
     model: the same architecture with the same widths and classes.
@@ -70,10 +70,10 @@ def load_torch(
       with `module.`, and `num_batches_tracked` is ignored.
 
   Returns:
-    The variables, float32 (float64 where the arrays are and jax keeps it).
+    The variables, float32 (float64 if the arrays are and jax allows it).
 
   Raises:
-    ValueError: tensors are missing, extra or misshaped; all are listed.
+    ValueError: tensors are missing, extra or misshaped; the message lists all.
   """
   arrays = _read(checkpoint)
   if not _is_array(arrays.get('model', np.zeros(()))):
@@ -111,19 +111,20 @@ def save_torch(
   variables: Variables,
   path: str | os.PathLike | None = None,
 ) -> dict[str, np.ndarray]:
-  """The inverse of `load_torch`.
+  """Returns variables as the authors' arrays: the inverse of `load_torch`.
 
   Args:
     model: the network.
     variables: its variables, of all its widths.
-    path: where to write them too: .npz, .safetensors, or .pt (needs torch).
+    path: file to write, .npz, .safetensors, or .pt (needs torch); default:
+      none.
 
   Returns:
     The arrays by the authors' names, in the order of their checkpoints.
 
-  MobileNet v2's last norm, one for all switches in the authors' code, is
-  written so if the model shares it ('norm/last', 'batch_stats/last') or it is
-  the same for all; else it gets a norm per switch.
+  MobileNet v2's last norm is one for all switches in the authors' code. One is
+  written if the model shares it ('norm/last', 'batch_stats/last') or if it is
+  the same for all switches; otherwise one per switch.
   """
   flat = traverse_util.flatten_dict(variables)
   offsets: dict[tuple[str, ...], int] = {}
@@ -149,14 +150,14 @@ def save_torch(
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  """Where a tensor belongs in our tree, and its shape in PyTorch."""
+  """The place of a tensor in our tree, and its shape in PyTorch."""
 
   path: tuple[str, ...]
   shape: tuple[int, ...]
 
 
 def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
-  """Every tensor of the checkpoint, norms private unless the model shares."""
+  """Yields every tensor of the checkpoint; norms are private unless shared."""
   flat = traverse_util.flatten_dict(variable_shapes(model))
   switches = [model.switch(width) for width in model.ordered_widths]
   for unit in _units(model):
@@ -186,12 +187,12 @@ def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
 
 
 def _units(model: SlimNet) -> list[_Unit]:
-  """The units of a network in the order of the published checkpoint."""
+  """Returns the units of a network in the order of the published checkpoint."""
   for family, units in _FAMILIES.items():
     if isinstance(model, family):
       return units(model)
   raise ValueError(
-    f'{type(model).__name__} has no published checkpoints; there are those of'
+    f'{type(model).__name__} has no published checkpoints; they exist for'
     f' {", ".join(family.__name__ for family in _FAMILIES)}'
   )
 
@@ -201,7 +202,7 @@ def _unit(path: str, conv: str, norm: str, **options) -> _Unit:
 
 
 def _body(path: str, prefix: str, names: tuple[str, ...]) -> list[_Unit]:
-  """Units in PyTorch's sequence of convolution, norm, activation, ..."""
+  """Returns units in PyTorch's sequence: convolution, norm, activation, ..."""
   return [
     _unit(
       f'{path}/{name}', f'{prefix}.body.{3 * i}', f'{prefix}.body.{3 * i + 1}'
@@ -280,7 +281,7 @@ _FAMILIES = {
 
 
 def _share(arrays: dict[str, np.ndarray], norm: str, switches: int) -> None:
-  """Writes a norm that is equal for all switches once, in its place."""
+  """Replaces a norm that is equal for all switches by one, in its place."""
   private = {
     name: [arrays[f'{norm}.bn.{i}.{name}'] for i in range(switches)]
     for name in _NORM.values()

@@ -509,7 +509,7 @@ def test_folders_that_can_not_be_used_are_refused(folder):
   with pytest.raises(ValueError, match='has the splits ant, bee, cat; train'):
     _folder(folder / 'train')
   (folder / 'val' / 'dog').mkdir()
-  with pytest.raises(ValueError, match='classes that .*train has not: dog'):
+  with pytest.raises(ValueError, match='classes that .*train lacks: dog'):
     _folder(folder)
   (folder / 'val' / 'dog').rmdir()
   for path in folder.glob('val/*/*.JPG'):

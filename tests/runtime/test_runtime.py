@@ -426,7 +426,7 @@ def other_platform(folder):
     (escape, 'names a file outside of itself'),
     (link_out, 'names a file outside of itself'),
     (no_hash, 'has no hash of weights.safetensors'),
-    (no_program, 'is no program this jax'),
+    (no_program, 'is not a program that jax'),
     (other_platform, 'was exported for tpu, not for cpu'),
   ],
 )
@@ -453,7 +453,7 @@ def test_cloud_storage_is_refused_not_written_to_a_folder_of_that_name(
 def test_folders_that_are_no_bundle(tmp_path):
   with pytest.raises(FileNotFoundError, match='there is no folder'):
     runtime.load(tmp_path / 'none')
-  with pytest.raises(BundleError, match='is no bundle'):
+  with pytest.raises(BundleError, match='is not a bundle'):
     runtime.load(tmp_path)
 
 

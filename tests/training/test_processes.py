@@ -187,7 +187,7 @@ def test_what_is_wrong_on_one_host_stops_all(tmp_path):
 @pytest.mark.parametrize(
   'given, says',
   [
-    (('localhost:1', None, None), 'are given together'),
+    (('localhost:1', None, None), 'must be given together'),
     (('localhost', 2, 0), 'must be HOST:PORT'),
     (('host:1', 2, 2), 'below --process_count, got host:1, 2 of 2'),
   ],

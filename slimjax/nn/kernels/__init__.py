@@ -1,1 +1,1 @@
-"""Kernels tuned for CPU, chosen where a program is lowered."""
+"""Kernels tuned for CPU, chosen when a program is lowered."""

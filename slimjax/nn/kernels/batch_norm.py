@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from slimjax.nn.kernels.platforms import bound
 
-# Positions of the map summed into one by the first stage of _sums on CPU.
+# On CPU the first stage of _sums adds up to this many positions into one.
 _ROWS = 8
 
 
@@ -18,20 +18,22 @@ def batch_norm_train(x, scale, bias, *, epsilon, axis_name=None):
 
   Only reverse-mode differentiation is defined. The statistics returned are for
   running averages: no gradient flows through them (their cotangents are
-  ignored); that of y accounts for y's dependence on them. Inside shard_map,
-  make a replicated scale and bias varying first (jax.lax.pcast) to take their
-  gradients.
+  ignored); the gradient of y accounts for its dependence on them. Inside
+  shard_map, make a replicated scale and bias varying first (jax.lax.pcast) to
+  take their gradients.
 
   Args:
     x: [b, h, w, c] or [b, c], floating.
     scale: [c].
     bias: [c].
-    epsilon: added to the variance.
-    axis_name: mesh axis to average the statistics over, inside shard_map. The
-      gradients of scale and bias stay those of the device's own share.
+    epsilon: number added to the variance.
+    axis_name: mesh axis over which the statistics are averaged, inside
+      shard_map; default: none. The gradients of scale and bias stay those of
+      the device's own share.
 
   Returns:
-    y like x, and the mean and the biased variance, [c] in float32 or wider.
+    y, of the shape and dtype of x; the mean and the biased variance, [c] in
+    float32 or wider.
   """
   return _norm((epsilon, axis_name), x, scale, bias)
 
@@ -47,7 +49,7 @@ def _norm_fwd(options, x, scale, bias):
   mean = _pmean(
     jnp.sum(_wide(x), axis=tuple(range(x.ndim - 1))) / count, axis_name
   )
-  # Squares of centred values: E[x^2] - E[x]^2 cancels where |mean| >> std.
+  # The squares are of centred values: E[x^2] - E[x]^2 cancels if |mean| >> std.
   (total,) = _sums(_squares, [x], [mean])
   var = _pmean(total / count, axis_name)
   rstd = lax.rsqrt(var + epsilon)
@@ -104,7 +106,7 @@ def _sums(terms, arrays, vectors):
   """Sums terms(*arrays, *vectors) over all axes but the last.
 
   Args:
-    terms: elementwise function of the module that returns a list of arrays.
+    terms: elementwise function of this module that returns a list of arrays.
     arrays: each [b, ..., c].
     vectors: each [c].
 
@@ -127,9 +129,9 @@ def _plain_sums(terms, arrays, vectors):
 
 
 def _sums_in_stages(terms, arrays, vectors):
-  # XLA:CPU does not vectorise a reduction over leading axes fused with its
-  # producer, and materialises each term otherwise. Sums written out vectorise:
-  # they read the arrays once and leave an eighth of them to be reduced.
+  # XLA:CPU does not vectorise a reduction over leading axes that is fused with
+  # its producer, and otherwise materialises each term. Sums that are written
+  # out vectorise: they read the arrays once and leave an eighth to be reduced.
   b, *spatial, c = arrays[0].shape
   size = math.prod(spatial)
   rows = max(r for r in range(1, _ROWS + 1) if size % r == 0)
@@ -138,8 +140,8 @@ def _sums_in_stages(terms, arrays, vectors):
   values = [
     terms(*(a[:, :, row] for a in arrays), *vectors) for row in range(rows)
   ]
-  # Dots: XLA:CPU takes several times as long to reduce the sums one by one, and
-  # reducing them stacked adds a tenth to a whole step.
+  # Dots reduce the sums: XLA:CPU takes several times as long to reduce them one
+  # by one, and reducing them stacked adds a tenth to a whole step.
   partial_sums = lax.optimization_barrier(
     [sum(v) for v in zip(*values, strict=True)]
   )

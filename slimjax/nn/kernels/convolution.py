@@ -1,10 +1,10 @@
 """Dense and grouped convolutions that are fast on CPU in both directions.
 
-XLA:CPU takes 2-6 times as long over the kernel gradient of a 1x1 convolution
-as over the same product written as a dot, and longer if it is grouped; and many
-times as long over 3x3 convolutions of maps of a few pixels, or of RGB images to
-few channels, as over a dot with their patches. Other platforms keep the native
-convolution; the formulation is chosen where the program is lowered.
+XLA:CPU takes 2-6 times as long for the kernel gradient of a 1x1 convolution as
+for the same product written as a dot, and longer if it is grouped. For 3x3
+convolutions of maps of a few pixels, or of RGB images to few channels, it takes
+many times as long as for a dot with their patches. Other platforms keep the
+native convolution; the formulation is chosen when the program is lowered.
 """
 
 from functools import partial
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from slimjax.nn.kernels.platforms import bound
 
-# Of the output map, up to which patches are written out and multiplied; and
-# numbers in a patch, up to which that pays for maps of any size.
+# Patches are written out and multiplied if the output map has at most so many
+# positions, or, whatever its size, if a patch has at most so many numbers.
 _FEW_POSITIONS = 16
 _SMALL_PATCH = 32
 
@@ -31,7 +31,7 @@ def convolve(
   dilation=(1, 1),
   groups=1,
 ):
-  """A 2-D convolution.
+  """Convolves in two dimensions.
 
   Only reverse-mode differentiation is defined for some shapes. Inside
   shard_map, make a replicated kernel varying first (jax.lax.pcast) to take its
@@ -40,10 +40,10 @@ def convolve(
   Args:
     x: [b, h, w, cin], floating.
     kernel: [kh, kw, cin / groups, cout], of x's dtype.
-    strides: of the rows and of the columns.
-    padding: ((top, bottom), (left, right)).
-    dilation: of the kernel, along rows and columns.
-    groups: into which the channels are divided.
+    strides: strides of the rows and of the columns; default: 1.
+    padding: ((top, bottom), (left, right)); default: none.
+    dilation: dilation of the kernel along rows and columns; default: 1.
+    groups: number of groups of channels; default: 1.
 
   Returns:
     [b, h', w', cout] in x's dtype.
@@ -56,7 +56,7 @@ def convolve(
 
 
 def _on_cpu(geometry, shape, kernel_shape):
-  """The function that is faster on CPU than the native one, or None."""
+  """Returns the function that is faster on CPU than the native one, or None."""
   _, padding, _, groups = geometry
   if kernel_shape[:2] == (1, 1):
     return _dot if padding == ((0, 0), (0, 0)) else None
@@ -68,7 +68,7 @@ def _on_cpu(geometry, shape, kernel_shape):
 
 
 def _outputs(geometry, shape, kernel_shape):
-  """Rows and columns of the output."""
+  """Returns the rows and columns of the output."""
   strides, padding, dilation, _ = geometry
   return tuple(
     max((size + sum(pad) - d * (k - 1) - 1) // stride + 1, 0)
@@ -109,7 +109,7 @@ def _vjp(conv, x, kernel, dy):
 
 
 def native(geometry, x, kernel):
-  """XLA's own; geometry is (strides, padding, dilation, groups)."""
+  """Convolves as XLA does; geometry: (strides, padding, dilation, groups)."""
   strides, padding, dilation, groups = geometry
   return lax.conv_general_dilated(
     x,
@@ -126,7 +126,7 @@ def _dot(geometry, x, kernel):
   strides, _, _, groups = geometry
   x = x[:, :: strides[0], :: strides[1]]
   b, h, w, cin = x.shape
-  # A dot of two matrices: contracting [b, h, w, cin] itself is slower.
+  # A dot of two matrices is faster than contracting [b, h, w, cin] itself.
   if groups == 1:
     return (x.reshape(b * h * w, cin) @ kernel[0, 0]).reshape(b, h, w, -1)
   x = x.reshape(b * h * w, groups, cin // groups)

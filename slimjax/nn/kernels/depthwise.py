@@ -2,7 +2,7 @@
 
 XLA:CPU runs a native grouped convolution with one channel per group 20-30
 times slower than the sum of its shifted products. Other platforms have native
-kernels for it, so the formulation is chosen where the program is lowered.
+kernels for it, so the formulation is chosen when the program is lowered.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from slimjax.nn.kernels.convolution import native
 from slimjax.nn.kernels.platforms import bound
 
-# Rows of the output summed into one by the kernel gradient's first stage.
+# The first stage of the kernel gradient adds up to this many rows into one.
 _ROWS = 8
 
 
@@ -27,9 +27,10 @@ def depthwise_conv(x, kernel, *, strides, padding, dilation=(1, 1)):
   Args:
     x: [b, h, w, c], floating.
     kernel: [kh, kw, 1, c], of x's dtype.
-    strides: of the rows and of the columns.
+    strides: strides of the rows and of the columns.
     padding: (low, high) of the rows and of the columns, not negative.
-    dilation: distance between the kernel's taps in rows and in columns.
+    dilation: distance between the kernel's taps in rows and in columns;
+      default: 1.
 
   Returns:
     [b, h', w', c] in x's dtype.
@@ -128,9 +129,9 @@ def _input_gradient(geometry, shape, kernel, dy):
 def _kernel_gradient(geometry, x, kernel, dy):
   """Sums x * dy over batch, rows and columns for every tap, in two stages.
 
-  XLA:CPU does not vectorise a reduction over leading axes fused with its
-  producer. It does vectorise sums written out, so these shrink the products
-  first, and little is left to be reduced.
+  XLA:CPU does not vectorise a reduction over leading axes that is fused with
+  its producer. It does vectorise sums that are written out, so these shrink
+  the products first, and little is left to be reduced.
   """
   (sh, sw), padding, (dh, dw) = geometry
   c = kernel.shape[-1]

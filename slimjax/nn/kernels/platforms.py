@@ -5,9 +5,9 @@ import functools
 
 @functools.lru_cache(maxsize=1024)
 def bound(function, argument):
-  """A partial that is the same object every time it is asked for.
+  """Returns a partial, the same object for the same function and argument.
 
-  All branches are traced, whatever the platform, and jax knows by the object
+  All branches are traced, whatever the platform. jax recognises by the object
   what it has traced at a shape: networks repeat their layers, and are traced
   for several programs.
   """
