@@ -38,6 +38,7 @@ from slimjax.training.runs import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FEW_DIGITS = ROOT / 'configs' / 'few_digits.py'
+QUICK_MODEL = 'resnet14'  # the first to compile
 EIGHT = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0)
 Errors = dict[str, list[float]]  # by width, in the order of the seeds
 
@@ -113,7 +114,7 @@ class Experiment:
       config.data.data_dir = self.data_dir
     config.model.update(model)
     if self.quick:
-      config.model.name = 'resnet14'  # the first to compile
+      config.model.name = QUICK_MODEL
       config.model.widths = tuple(w / 4 for w in config.model.widths[:2])
       config.epochs = 1
       config.eval_every_epochs = 1

@@ -11,6 +11,7 @@ import numpy as np
 from places import ROOT
 import pytest
 from scipy import stats
+from tiny_net import NAME
 
 from slimjax import configuration
 from slimjax import files
@@ -82,16 +83,17 @@ def imagined(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  """Of the test suite's four: quicker to compile."""
+def quick_to_compile(monkeypatch):
+  """Trains a tiny network on one of the test suite's four devices."""
   mesh = data_mesh(jax.devices()[:1])
   monkeypatch.setattr(setup, 'data_mesh', lambda: mesh)
+  monkeypatch.setattr(evidence, 'QUICK_MODEL', NAME)
 
 
 def assert_result(result, name, workdir, said):
   errors = result['errors']
   if name in ('slimmable_vs_individual', 'learning_rate'):
-    errors = errors['resnet14']
+    errors = errors[NAME]
   assert len(errors) >= 2
   # One of a hundred digits' seeds in each; a width that is grown is not thin.
   for variant, by_width in errors.items():
@@ -130,17 +132,17 @@ def test_a_script_tells_what_its_runs_gave(name, imagined, capsys, monkeypatch):
 def test_widening_leaves_the_thin_network_as_it_was(workdir):
   run('incremental_training', workdir)
   thin, wide = WIDTHS
-  _, _, base, _ = load_run(workdir / f'resnet14_alone_{thin}_seed0')
-  _, model, grown, _ = load_run(workdir / f'resnet14_grown_{thin}_{wide}_seed0')
-  small = base['params']['stage4_block1']['conv3']['conv']['kernel']
-  large = grown['params']['stage4_block1']['conv3']['conv']['kernel']
+  _, _, base, _ = load_run(workdir / f'{NAME}_alone_{thin}_seed0')
+  _, model, grown, _ = load_run(workdir / f'{NAME}_grown_{thin}_{wide}_seed0')
+  small = base['params']['unit2']['pointwise']['conv']['kernel']
+  large = grown['params']['unit2']['pointwise']['conv']['kernel']
   assert large.shape > small.shape
   block = tuple(slice(0, n) for n in small.shape)
   np.testing.assert_array_equal(large[block], small)
   rest = np.ones(large.shape, bool)
   rest[block] = False
-  fresh = load_run(workdir / f'resnet14_alone_{wide}_seed0')[2]
-  fresh = fresh['params']['stage4_block1']['conv3']['conv']['kernel']
+  fresh = load_run(workdir / f'{NAME}_alone_{wide}_seed0')[2]
+  fresh = fresh['params']['unit2']['pointwise']['conv']['kernel']
   # Drawn alike, and trained apart.
   assert np.corrcoef(large[rest], fresh[rest])[0, 1] > 0.5
   assert not np.array_equal(large[rest], fresh[rest])
@@ -174,7 +176,7 @@ def test_a_run_of_another_configuration_is_refused(workdir):
   config = experiment.get(0)
   config.batch_size = 16
   with pytest.raises(ValueError, match='config.batch_size: 32 before, 16 now'):
-    experiment.train('resnet14_slimmable', config)
+    experiment.train(f'{NAME}_slimmable', config)
 
 
 def test_quick_results_do_not_replace_those_of_the_folder():
