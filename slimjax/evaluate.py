@@ -1,6 +1,7 @@
 """Evaluates a run, or the authors' PyTorch checkpoint, at each width.
 
 python -m slimjax.evaluate --workdir=runs/digits [--widths=0.25,1.0]
+  [--data_dir=DIR]
 python -m slimjax.evaluate --config=resnet50 --checkpoint=FILE.pt
 """
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
       widths=_WIDTHS.value,
       batch_size=_BATCH_SIZE.value,
       split=_SPLIT.value,
+      data_dir=_DATA_DIR.value,
     )
 
 
@@ -46,5 +48,8 @@ if __name__ == '__main__':
     "latest or best of a run; or the file of the authors' network.",
   )
   _SPLIT = flags.DEFINE_string('split', 'test', 'test, train or held_out.')
+  _DATA_DIR = flags.DEFINE_string(
+    'data_dir', None, 'Folder of the data. Default: where the run found them.'
+  )
   processes.define_flags()
   cli.run(main)

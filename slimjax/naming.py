@@ -39,6 +39,24 @@ def near(name: str, names: Iterable[str]) -> str:
   return f'; is it {" or ".join(found)}?' if found else ''
 
 
+def name_of(thing: Any) -> str | None:
+  """Returns the 'package.module:Name' by which `resolve` finds a thing.
+
+  Args:
+    thing: a class or a function.
+
+  Returns:
+    None where there is no such name: it was made inside a function, or in the
+    script or notebook that runs.
+  """
+  module = getattr(thing, '__module__', None) or '__main__'
+  name = getattr(thing, '__qualname__', '')
+  if module == '__main__' or not name.isidentifier():
+    return None
+  found = getattr(sys.modules.get(module), name, None)
+  return f'{module}:{name}' if found is thing else None
+
+
 def look_here() -> str:
   """Returns the current folder, from which modules can be imported now.
 

@@ -1,7 +1,10 @@
 """Scores a run, or a published network, and prints the table."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
+import os
 from typing import Any
 
 from absl import app
@@ -9,7 +12,11 @@ from etils import epath
 
 from slimjax import configuration
 from slimjax.analysis import published
+from slimjax.data.dataset import Dataset
+from slimjax.data.record import differences
+from slimjax.data.record import read_record
 from slimjax.training import processes
+from slimjax.training.compiling import quiet
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.mesh import data_mesh
 from slimjax.training.mesh import replicate
@@ -18,6 +25,7 @@ from slimjax.training.results import Result
 from slimjax.training.results import results_of
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
+from slimjax.training.runs import check_data
 from slimjax.training.runs import load_published
 from slimjax.training.runs import load_run
 from slimjax.widths import Width
@@ -33,6 +41,7 @@ def evaluate(
   widths: Sequence[Any] = (),
   batch_size: int | None = None,
   split: str = 'test',
+  data_dir: epath.PathLike | None = None,
 ) -> list[Result]:
   """Prints and returns the scores of a run or a published network.
 
@@ -43,6 +52,12 @@ def evaluate(
     widths: numbers, channels or printed names; by default all.
     batch_size: images in a batch; by default the run's.
     split: of the data set.
+    data_dir: where the data lie now; by default where the configuration says.
+      There may be other examples of the same classes.
+
+  Raises:
+    ValueError: the data are not those of the run; see
+      `slimjax.data.record.differences`.
   """
   check_choice(workdir, config, checkpoint)
   if workdir is not None:
@@ -52,10 +67,12 @@ def evaluate(
     run, model, variables = load_published(config or {}, checkpoint)
     name = checkpoint
   chosen = model.find_widths(widths)
-  dataset = processes.together(lambda: build_dataset(run))
-  if split not in dataset.splits:
-    raise app.UsageError(
-      f'--split={split}: the run has {", ".join(dataset.splits)}'
+  say = print if processes.is_primary() else quiet
+  dataset = processes.together(lambda: _open_data(run, split, data_dir))
+  if workdir is not None:
+    moved = data_dir is not None
+    processes.together(
+      lambda: _compare_data(workdir, dataset, split, moved=moved, say=say)
     )
   task, mesh = build_task(run), data_mesh()
   evaluator = Evaluator(
@@ -66,7 +83,7 @@ def evaluate(
     widths=chosen,
     batch_size=batch_size or run.eval_batch_size,
     split=split,
-    say=print if processes.is_primary() else lambda text: None,
+    say=say,
   )
   scores = evaluator(replicate(variables, mesh))
   results = results_of(model, task, scores, dataset.image_size)
@@ -77,6 +94,37 @@ def evaluate(
     if line:
       print(line)
   return results
+
+
+def _open_data(
+  run: configuration.Run, split: str, data_dir: epath.PathLike | None
+) -> Dataset:
+  """Returns the data set of a run, from another folder if one is given."""
+  if data_dir is not None:
+    data = {**run.data, 'data_dir': os.fspath(data_dir)}
+    run = dataclasses.replace(run, data=data)
+  dataset = build_dataset(run)
+  if split not in dataset.splits:
+    raise app.UsageError(
+      f'--split={split}: the run has {", ".join(dataset.splits)}'
+    )
+  return dataset
+
+
+def _compare_data(
+  workdir: epath.PathLike,
+  dataset: Dataset,
+  split: str,
+  *,
+  moved: bool,
+  say: Callable[[str], None],
+) -> None:
+  """Refuses data that are not the run's; elsewhere the examples may differ."""
+  check_data(workdir, dataset, [] if moved else [split])
+  record = read_record(workdir)
+  if moved and record is not None:
+    for line in differences(record, dataset, splits=[split]):
+      say(f'scored on other data than the run: {line}')
 
 
 def check_choice(

@@ -25,13 +25,19 @@ from absl import flags
 from absl import logging
 import numpy as np
 
+from slimjax.data import fingerprint
+
 Batch = dict[str, Any]  # examples are the first axis of each array
 
 _RESTARTS = 3  # how often dead workers are replaced in one pass over batches
 
 
 class Split(Protocol):
-  """Examples that can be read in any order, in any process."""
+  """Examples that can be read in any order, in any process.
+
+  A split may also have `fingerprint() -> str`, a hash of what its examples are:
+  by it a run knows again what it was trained on (`slimjax.data.record`).
+  """
 
   def __len__(self) -> int:
     """Returns the number of examples."""
@@ -60,6 +66,17 @@ class ArraySplit:
 
   def __len__(self) -> int:
     return len(next(iter(self.arrays.values())))
+
+  def fingerprint(self) -> str:
+    """Returns a hash of the arrays."""
+    return fingerprint.of(
+      part
+      for name, array in sorted(self.arrays.items())
+      for part in (
+        f'{name} {array.dtype} {array.shape}'.encode(),
+        array,
+      )
+    )
 
   def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
     return {name: array[indices] for name, array in self.arrays.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import dataclasses
 
 import jax
+import numpy as np
 
 from slimjax.data.batches import Batch
 from slimjax.data.batches import Corrupt
@@ -32,6 +33,9 @@ class Dataset:
       the device, once per step for all widths. It is hashable, as `preprocess`
       is: compiled programs are cached by both.
     preprocess: uint8 images [b, h, w, 3] -> floating images.
+    decode: (bytes of an encoded picture, such as a JPEG) -> the image that an
+      evaluation sees, uint8 [h, w, 3] of `image_size`; default: None, the data
+      are no pictures. It serves the network.
     workers: number of processes that read; default: 0, the process itself.
     max_corrupt: number of images that may be unreadable, over all processes;
       see `slimjax.data.batches.read`.
@@ -45,6 +49,7 @@ class Dataset:
   splits: Mapping[str, Split]
   augment: Callable[[jax.Array, Batch], Batch]
   preprocess: Callable[[jax.Array], jax.Array]
+  decode: Callable[[bytes], np.ndarray] | None = None
   workers: int = 0
   max_corrupt: int = 0
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
+from slimjax.data.jpeg import CentreCrop
 from slimjax.data.preprocess import AugmentImages
 from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
@@ -58,6 +59,8 @@ def create(
       ),
     ),
     preprocess=preprocess,
+    # Of any picture: its centre, as a square of that size.
+    decode=CentreCrop(IMAGE_SIZE, IMAGE_SIZE),
   )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
-from slimjax.data.jpeg import decode_centre_crop
+from slimjax.data.jpeg import CentreCrop
 from slimjax.data.jpeg import decode_random_crop
 from slimjax.data.jpeg import DecodeError
 from slimjax.data.preprocess import AugmentImages
@@ -60,20 +60,22 @@ class ImageSplit:
     source: source of the records.
     chosen: indices of the records that belong to the split.
     num_classes: number of classes; labels are below it.
-    size: height and width of the crops, pixels.
-    resize: shorter side before the central crop, pixels.
+    decode: decoder of evaluations; its `size` is that of all crops.
     least_area: least area of random crops, as a share of the image's.
   """
 
   source: Source
   chosen: np.ndarray
   num_classes: int
-  size: int
-  resize: int
+  decode: CentreCrop
   least_area: float
 
   def __len__(self) -> int:
     return len(self.chosen)
+
+  def fingerprint(self) -> str:
+    """Returns a hash of the examples' names and labels, of no pixels."""
+    return self.source.fingerprint(self.chosen)
 
   def _record(self, index: int):
     record = self.source[int(self.chosen[index])]
@@ -86,7 +88,8 @@ class ImageSplit:
 
   def read_train(self, indices: np.ndarray, keys: np.ndarray) -> Batch:
     """Reads random crops; a corrupt image is replaced by the next sound one."""
-    images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+    size = self.decode.size
+    images = np.empty((len(indices), size, size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     corrupt = []
     for i, (index, key) in enumerate(zip(indices, keys, strict=True)):
@@ -95,7 +98,7 @@ class ImageSplit:
         rng = np.random.default_rng(key)
         try:
           images[i] = decode_random_crop(
-            record.encoded, rng, self.size, self.least_area
+            record.encoded, rng, size, self.least_area
           )
         except DecodeError:
           corrupt.append(record.name)
@@ -110,7 +113,8 @@ class ImageSplit:
 
   def read_eval(self, indices: np.ndarray) -> Batch:
     """Reads central crops; `mask` is False for a corrupt image."""
-    images = np.zeros((len(indices), self.size, self.size, 3), np.uint8)
+    size = self.decode.size
+    images = np.zeros((len(indices), size, size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     mask = np.ones(len(indices), bool)
     corrupt = []
@@ -118,7 +122,7 @@ class ImageSplit:
       record = self._record(index)
       labels[i] = record.label
       try:
-        images[i] = decode_centre_crop(record.encoded, self.size, self.resize)
+        images[i] = self.decode(record.encoded)
       except DecodeError:
         mask[i] = False
         corrupt.append(record.name)
@@ -188,14 +192,14 @@ def create(
   )
   recipe = AUGMENTATIONS[augmentation]
   constants: dict[str, Any] = {'mean': recipe.mean, 'std': recipe.std}
+  decode = CentreCrop(image_size, resize)
 
   def split(source: Source, chosen: np.ndarray) -> ImageSplit:
     return ImageSplit(
       source,
       chosen,
       num_classes=len(opened.class_names),
-      size=image_size,
-      resize=resize,
+      decode=decode,
       least_area=recipe.least_area,
     )
 
@@ -217,6 +221,7 @@ def create(
     splits=splits,
     augment=AugmentImages(colour_augment, tuple(constants.items())),
     preprocess=Normalise(**constants),
+    decode=decode,
     workers=workers,
     max_corrupt=max_corrupt,
   )

@@ -3,6 +3,7 @@
 The decoders were chosen by measurement: experiments/input_pipeline.
 """
 
+import dataclasses
 import io
 import math
 
@@ -101,6 +102,22 @@ def decode_random_crop(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class CentreCrop:
+  """Calls `decode_centre_crop` with these numbers.
+
+  Attributes:
+    size: height and width of the result, pixels.
+    resize: of the shorter side before, pixels.
+  """
+
+  size: int
+  resize: int
+
+  def __call__(self, encoded: bytes) -> np.ndarray:
+    return decode_centre_crop(encoded, self.size, self.resize)
+
+
 def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
   """Returns the centre of a photo whose shorter side is resized to `resize`.
 
@@ -120,12 +137,8 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
     DecodeError: it cannot be decoded.
   """
   from PIL import Image
-  import simplejpeg
 
-  try:
-    image = simplejpeg.decode_jpeg(encoded)
-  except ValueError:
-    image = _decode_any(encoded)
+  image = _decode_whole(encoded)
   height, width, _ = image.shape
   if width <= height:
     new = (resize, int(resize * height / width))
@@ -136,6 +149,16 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
   if new != (width, height):
     resized = resized.resize(new, Image.Resampling.BILINEAR)
   return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def _decode_whole(encoded: bytes) -> np.ndarray:
+  """A whole picture, uint8 [h, w, 3]; the same pixels with either decoder."""
+  try:
+    import simplejpeg  # the faster one; who only serves may be without it
+
+    return simplejpeg.decode_jpeg(encoded)
+  except (ModuleNotFoundError, ValueError):
+    return _decode_any(encoded)
 
 
 def _decode_any(encoded: bytes) -> np.ndarray:

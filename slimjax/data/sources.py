@@ -14,6 +14,8 @@ from typing import Protocol
 from etils import epath
 import numpy as np
 
+from slimjax.data import fingerprint
+
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 _TEST_SPLITS = ('validation', 'val', 'test')
 
@@ -35,6 +37,9 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Record:
     """Reads one record."""
 
+  def fingerprint(self, chosen: np.ndarray) -> str:
+    """Returns a hash of what some records are, cheaply: none is read."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
@@ -53,6 +58,7 @@ class Sources:
 class TfdsSource:
   """A split that TFDS has prepared as ArrayRecord."""
 
+  origin: str  # the set with its version, the split and its files
   split: str
   records: Any  # from tfds: picklable; opens its files where they are read
   image_key: str
@@ -70,6 +76,10 @@ class TfdsSource:
       example[self.image_key],
       int(example[self.label_key]),
     )
+
+  def fingerprint(self, chosen: np.ndarray) -> str:
+    """A prepared set is what its version and its files say."""
+    return fingerprint.of([self.origin.encode(), np.asarray(chosen, np.int64)])
 
 
 def open_tfds(name: str, data_dir: str | None, test_split: str | None):
@@ -134,7 +144,9 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
       raise ValueError(f'the split {split} is empty')
     decoders = {image_key: tfds.decode.SkipDecoding()}
     records = builder.as_data_source(split=split, decoders=decoders)
-    return TfdsSource(split, records, image_key, label_key)
+    shards = info.splits[split].shard_lengths
+    origin = f'{info.full_name} {split} {shards}'
+    return TfdsSource(origin, split, records, image_key, label_key)
 
   return Sources(
     train=source('train'),
@@ -211,6 +223,15 @@ class FolderSource:
     name = self.files[index].decode()
     path = epath.Path(self.folder) / name
     return Record(str(path), path.read_bytes(), int(self.labels[index]))
+
+  def fingerprint(self, chosen: np.ndarray) -> str:
+    """Names within the folder, so that it may be moved; and labels."""
+    return fingerprint.of(
+      [
+        b'\0'.join(self.files[chosen].tolist()),
+        np.asarray(self.labels[chosen], np.int32),
+      ]
+    )
 
 
 def open_folder(data_dir: str | None, test_split: str | None) -> Sources:

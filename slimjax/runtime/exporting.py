@@ -6,17 +6,19 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from slimjax.configuration import Run
+from slimjax.data.record import DataRecord
+from slimjax.data.record import read_record
+from slimjax.data.record import record_of
 from slimjax.runtime.bundle import Manifest
 from slimjax.runtime.writer import export
 from slimjax.runtime.writer import PLATFORMS
 from slimjax.training.log import read_metrics
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
+from slimjax.training.runs import check_data
 from slimjax.training.runs import load_run
 from slimjax.widths import canonical
-
-# Images of the test split that come with the bundle, to check it by.
-_SAMPLE = 8
 
 
 def export_run(
@@ -31,6 +33,8 @@ def export_run(
 ) -> Manifest:
   """Writes the checkpoint of a run as a bundle, with its validation errors.
 
+  The data set is not needed any more, except by runs of older code.
+
   Args:
     workdir: folder of the training run.
     out: a folder that does not exist yet.
@@ -40,10 +44,11 @@ def export_run(
       default the latest.
   """
   run, model, variables, step = load_run(workdir, best=best)
-  dataset, task = build_dataset(run), build_task(run)
+  record, task = _known_data(workdir, run), build_task(run)
   headline = task.metrics[0]
-  test = dataset.splits['test']
-  sample = test.read_eval(np.arange(min(batch_size or _SAMPLE, len(test))))
+  sample = record.samples
+  if sample is not None and batch_size is not None:
+    sample = sample[np.arange(batch_size) % len(sample)]
   validated = [
     record
     for record in read_metrics(epath.Path(workdir))
@@ -53,24 +58,34 @@ def export_run(
     model,
     variables,
     out,
-    image_size=dataset.image_size,
+    image_size=record.image_size,
     widths=widths,
-    preprocess=dataset.preprocess,
-    preprocessing=dataset.preprocessing,
-    class_names=dataset.class_names,
+    preprocess=record.preprocess,
+    preprocessing=record.preprocessing,
+    class_names=record.class_names,
     errors={
       canonical(r['width']): headline.error(r[headline.name]) for r in validated
     },
     headline=headline,
     predict=task.predict,
     validation={
-      'data': dataset.name,
+      'data': record.name,
       'split': 'test',
-      'examples': len(test),
+      'examples': record.examples['test'],
       'step': step,
     },
-    sample=sample['image'],
+    sample=sample,
     batch_size=batch_size,
     platforms=platforms,
     formats=formats,
   )
+
+
+def _known_data(workdir: epath.PathLike, run: Run) -> DataRecord:
+  """Returns what a run knows of its data; where that is not all, reads them."""
+  record = read_record(workdir)
+  if record is None or record.preprocess is None or record.samples is None:
+    dataset = build_dataset(run)
+    check_data(workdir, dataset)
+    record = record_of(dataset)
+  return record

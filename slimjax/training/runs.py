@@ -1,6 +1,7 @@
 """What a configuration names, built; and finished or stopped runs, loaded."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import inspect
 import json
 import os
@@ -11,6 +12,9 @@ from etils import epath
 from slimjax import configuration
 from slimjax.data import create_dataset
 from slimjax.data import DATASETS
+from slimjax.data.dataset import Dataset
+from slimjax.data.record import differences
+from slimjax.data.record import read_record
 from slimjax.models import create_model
 from slimjax.models import MODELS
 from slimjax.models.net import SlimNet
@@ -33,9 +37,35 @@ def build_model(run: configuration.Run) -> SlimNet:
   return configuration.call(create_model, 'config.model', run.model)
 
 
-def build_dataset(run: configuration.Run) -> Any:
+def build_dataset(run: configuration.Run) -> Dataset:
   """Returns the data set of a run."""
   return create_dataset(run.data)
+
+
+def check_data(
+  workdir: epath.PathLike,
+  dataset: Dataset,
+  splits: Sequence[str] | None = None,
+) -> None:
+  """Compares a data set with what a run knows of its own.
+
+  Args:
+    workdir: of the run; one by older code knows nothing.
+    dataset: as it is now.
+    splits: whose examples must be those of the run; by default all.
+
+  Raises:
+    ValueError: it differs; the text has a line for each thing.
+  """
+  record = read_record(workdir)
+  lines = record and differences(record, dataset, splits=splits)
+  if lines:
+    raise ValueError(
+      f'the data are not those that the run in {workdir} was trained on:\n  '
+      + '\n  '.join(lines)
+      + '\nPut them back as they were, name where they lie now'
+      ' (config.data.data_dir), or train again with another --workdir.'
+    )
 
 
 def build_task(run: configuration.Run) -> Task:

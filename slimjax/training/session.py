@@ -12,11 +12,16 @@ from typing import Any
 from etils import epath
 
 from slimjax import configuration
+from slimjax.data.dataset import Dataset
+from slimjax.data.record import RECORD
+from slimjax.data.record import record_of
+from slimjax.data.record import write_record
 from slimjax.training import processes
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.checkpoint import set_damaged_aside
 from slimjax.training.log import MetricsWriter
 from slimjax.training.progress import Progress
+from slimjax.training.runs import check_data
 from slimjax.training.runs import CONFIG
 from slimjax.training.runs import defaults
 from slimjax.training.runs import read_config
@@ -71,7 +76,7 @@ def open_session(
     processes.together(lambda: stack.enter_context(lock))
   else:
     processes.together(lambda: None)
-  changes = claim(workdir, config)
+  changes = claim(workdir, config, setup.dataset)
   damaged = processes.together(lambda: set_aside(workdir))
   checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints'))
   first_step, best, sums = 0, math.inf, None
@@ -104,11 +109,16 @@ def open_session(
   )
 
 
-def claim(workdir: epath.Path, config: Mapping[str, Any]) -> list[str]:
-  """Writes the configuration; refuses a workdir that holds another run.
+def claim(
+  workdir: epath.Path, config: Mapping[str, Any], dataset: Dataset
+) -> list[str]:
+  """Writes the configuration and the record of the data.
 
   Returns:
     A line for each value that is allowed to change and did.
+
+  Raises:
+    ValueError: the workdir holds another run, or one on other data.
   """
   path = workdir / CONFIG
   new = configuration.as_plain(config)
@@ -125,11 +135,16 @@ def claim(workdir: epath.Path, config: Mapping[str, Any]) -> list[str]:
         + '\n  '.join(found.refused)
         + '\nTake another --workdir, or the configuration as it was.'
       )
+    check_data(workdir, dataset)
     return found.said
 
   def write() -> None:
-    if processes.is_primary():
-      configuration.write(new, path)
+    if not processes.is_primary():
+      return
+    configuration.write(new, path)
+    # A run of older code has checkpoints and no record.
+    if not has_checkpoints(workdir) or not (workdir / RECORD).exists():
+      write_record(workdir, record_of(dataset))
 
   def shared() -> None:
     if not path.exists() or json.loads(path.read_text()) != new:

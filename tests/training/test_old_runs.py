@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from places import ROOT
+from places import TESTS
 import pytest
 
 from slimjax import runtime
@@ -31,7 +31,7 @@ from slimjax.training.optim import sgd
 from slimjax.training.runs import load_run
 from slimjax.training.state import TrainState
 
-ARCHIVE = ROOT / 'golden' / 'run_0.1.tar.xz'
+ARCHIVE = TESTS / 'golden' / 'run_0.1.tar.xz'
 STOPPED, END = 9, 12
 
 

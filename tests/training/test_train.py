@@ -442,14 +442,16 @@ def test_unreadable_images_may_be_allowed_later(tmp_path):
     data = {'name': 'imagenet2012', 'max_corrupt': most, **data}
     return get_config(data=data)
 
-  claim(tmp_path, config(10))
+  dataset = digits.create()
+  claim(tmp_path, config(10), dataset)
   (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
-  assert claim(tmp_path, config(20)) == [
+  assert claim(tmp_path, config(20), dataset) == [
     'config.data.max_corrupt: 10 before, 20 now'
   ]
-  assert claim(tmp_path, config(20, data_dir='/elsewhere')) == []
+  moved = config(20, data_dir='/elsewhere')
+  assert claim(tmp_path, moved, dataset) == []
   with pytest.raises(ValueError, match='data.image_size: 224 before, 32 now'):
-    claim(tmp_path, config(20, image_size=32))
+    claim(tmp_path, config(20, image_size=32), dataset)
 
 
 def test_the_clock_leaves_pauses_out_and_knows_the_peak():
