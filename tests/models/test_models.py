@@ -334,7 +334,7 @@ def test_wrong_images_are_refused(images, message):
 
 
 def test_images_too_small_are_refused():
-  model = small('shufflenet')
+  model = small('shufflenet', (0.5,))
   message = 'the images are too small .* use larger ones, or small_stem=True'
   with pytest.raises(ValueError, match=message):
     apply_shapes(model, image_shape(1, 4, 4, 3), 0.5)
@@ -385,7 +385,7 @@ def test_features_of_images_of_any_size(name, small_stem):
     'norm': variables['norm']['w050'],
     'batch_stats': variables['batch_stats']['w050'],
   }
-  for size in ((33, 40), (56, 97)):
+  for size in ((33, 56),):
     logits, features = jax.eval_shape(
       lambda v, x: model.apply(v, x, width=0.5, return_features=True),
       selected,

@@ -8,7 +8,6 @@ import importlib
 import os
 import pickle
 import re
-import subprocess
 import sys
 
 from absl import app
@@ -21,6 +20,7 @@ import pytest
 import slimjax
 from slimjax import configuration
 from slimjax.analysis.scoring import check_choice
+from slimjax.analysis.scoring import evaluate
 from slimjax.analysis.scoring import published_errors
 from slimjax.data import digits
 from slimjax.evaluate import load_published
@@ -277,33 +277,25 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
   assert_equal_trees(load_torch(small(), path), small_variables())
 
 
-def test_a_checkpoint_is_evaluated_by_one_command(tmp_path):
+def test_a_checkpoint_is_evaluated(tmp_path, capsys):
   """Its error is that of the network that was saved."""
   widths, width = (0.125, 0.25), 0.25
   model = small(widths=widths)
   variables = slimjax.init(model, jax.random.key(0), image_size=32)
   path = tmp_path / 'authors.npz'
   save_torch(model, variables, path)
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'slimjax.evaluate', '--config=digits'),
-      f'--config.model.widths={widths}',
-      f'--checkpoint={path}',
-      f'--widths={width}',
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  config = importlib.import_module('slimjax.configs.digits').get_config()
+  config.model.widths = widths
+  evaluate(config=config, checkpoint=str(path), widths=[str(width)])
+  said = capsys.readouterr().out
   test = digits.load('test')
   images = digits.preprocess(jnp.asarray(test['image']))
   logits = slimjax.apply(model, variables, images, width=width)
   error = 100 * np.mean(np.argmax(logits, axis=-1) != test['label'])
-  assert re.search(rf'│ +{width} │ +{error:.2f} %', done.stdout), done.stdout
-  assert ' 0.125 ' not in done.stdout
-  assert '360 examples' in done.stdout
-  assert 'published' not in done.stdout  # digits are not ImageNet
+  assert re.search(rf'│ +{width} │ +{error:.2f} %', said), said
+  assert ' 0.125 ' not in said
+  assert '360 examples' in said
+  assert 'published' not in said  # digits are not ImageNet
 
 
 def test_a_checkpoint_that_is_not_there():
