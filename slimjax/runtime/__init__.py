@@ -14,10 +14,10 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 from slimjax.runtime.bundle import BundleError
-from slimjax.runtime.bundle import Manifest
 from slimjax.runtime.controller import Controller
+from slimjax.runtime.loading import load
+from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.measuring import measure
-from slimjax.runtime.network import load
 from slimjax.runtime.network import Network
 from slimjax.runtime.table import Table
 

@@ -1,5 +1,7 @@
-"""Runs the programs of a bundle, by XLA or by ONNX Runtime."""
+"""Runs the programs of a network, by XLA or by ONNX Runtime."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import pathlib
 import time
@@ -10,12 +12,15 @@ import jax
 from jax import export as jax_export
 import numpy as np
 
+from slimjax.runtime import batching
 from slimjax.runtime import bundle
 from slimjax.runtime.bundle import BundleError
-from slimjax.runtime.bundle import Manifest
-from slimjax.runtime.bundle import WidthEntry
+from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import WidthEntry
+from slimjax.widths import Width
 
 BACKENDS = ('jax', 'onnxruntime')
+Preprocess = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Compiled:
 
   Attributes:
     call: (prepared weights, images) -> outputs
-    compile_s: seconds the compilation took; None if it was not timed.
+    compile_s: seconds the compilation took, beside whatever else ran; None if
+      it was not timed.
     temp_bytes: temporary memory of the program; None if the backend does not
       report it.
   """
@@ -35,9 +41,15 @@ class Compiled:
 
 
 class Backend(Protocol):
-  """Runs the programs of a bundle."""
+  """Runs the programs of a network.
+
+  Attributes:
+    name: 'jax' or 'onnxruntime'.
+    any_batch: whether a program takes batches of any size.
+  """
 
   name: str
+  any_batch: bool
 
   def prepare(self, entry: WidthEntry) -> Any:
     """Returns the weights of a width as its programs take them."""
@@ -47,39 +59,68 @@ class Backend(Protocol):
   ) -> Compiled:
     """Returns the program of a width for images of a shape and type."""
 
+  def place(self, array: np.ndarray) -> Any:
+    """Returns an array on the host as the programs' outputs are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthPrograms:
+  """What XLA compiles for one width.
+
+  Attributes:
+    read: () -> the tensors that `prepare` takes.
+    shapes: () -> their shapes.
+    prepare: tensors -> weights
+    predict: (weights, floating images) -> outputs
+  """
+
+  read: Callable[[], Mapping[str, Any]]
+  shapes: Callable[[], Mapping[str, jax.ShapeDtypeStruct]]
+  prepare: Callable[[Any], Any]
+  predict: Callable[[Any, Any], Any]
+
 
 class Xla:
-  """Runs the bundle's programs, compiled by XLA."""
+  """Runs the programs of each width, compiled by XLA for one device."""
 
   name = 'jax'
+  any_batch = False
 
-  def __init__(self, folder, manifest, entries, device):
-    self._folder = folder
+  def __init__(
+    self,
+    programs: Mapping[Width, WidthPrograms],
+    preprocess: Preprocess | None,
+    device: jax.Device,
+  ):
+    self._programs = programs
+    self._device = device
     self._sharding = jax.sharding.SingleDeviceSharding(device)
-    preprocess = _preprocess(folder, manifest)
-    self._functions = {}
-    self._prepare = {}
-    for entry in entries:
-      predict = _program(folder, entry.predict).call
-      self._functions[entry.width] = _joined(predict, preprocess)
-      self._prepare[entry.width] = jax.jit(
-        _program(folder, entry.prepare).call, out_shardings=self._sharding
-      )
+    self._functions = {
+      width: _joined(program.predict, preprocess)
+      for width, program in programs.items()
+    }
+    self._prepare = {
+      width: jax.jit(program.prepare, out_shardings=self._sharding)
+      for width, program in programs.items()
+    }
 
-  def function(self, entry):
+  def function(self, entry: WidthEntry) -> Any:
+    """Returns the jitted (weights, images) -> outputs of a width."""
     return self._functions[entry.width]
 
-  def prepare(self, entry):
-    tensors = bundle.read_tensors(self._folder / bundle.WEIGHTS, entry.inputs)
+  def prepare(self, entry: WidthEntry) -> Any:
+    tensors = self._programs[entry.width].read()
     tensors = jax.device_put(tensors, self._sharding)
     return jax.block_until_ready(self._prepare[entry.width](tensors))
 
-  def compile(self, entry, shape, dtype):
+  def compile(
+    self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
+  ) -> Compiled:
     start = time.perf_counter()
     like = lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=self._sharding
     )
-    tensors = bundle.tensor_shapes(self._folder / bundle.WEIGHTS, entry.inputs)
+    tensors = self._programs[entry.width].shapes()
     weights = jax.eval_shape(self._prepare[entry.width], tensors)
     lowered = self._functions[entry.width].lower(
       jax.tree.map(like, weights), like(jax.ShapeDtypeStruct(shape, dtype))
@@ -92,13 +133,21 @@ class Xla:
       temp_bytes=getattr(analysis, 'temp_size_in_bytes', None),
     )
 
+  def place(self, array: np.ndarray) -> Any:
+    return jax.device_put(array, self._sharding)
+
 
 class OnnxRuntime:
   """Runs the bundle's ONNX models by ONNX Runtime on the CPU."""
 
   name = 'onnxruntime'
 
-  def __init__(self, folder, manifest):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    manifest: Manifest,
+    preprocess: Preprocess | None,
+  ):
     try:
       import onnxruntime
     except ImportError as error:
@@ -107,27 +156,46 @@ class OnnxRuntime:
       ) from error
     self._runtime = onnxruntime
     self._folder = folder
-    preprocess = _preprocess(folder, manifest)
+    self._manifest = manifest
+    self.any_batch = manifest.batch_size is None
     # Preprocessing runs on the CPU, like the sessions, even if there is a GPU.
     self._cpu = jax.local_devices(backend='cpu')[0]
     self._preprocess = preprocess and jax.jit(preprocess)
 
-  def prepare(self, entry):
+  def prepare(self, entry: WidthEntry) -> Any:
+    assert entry.onnx is not None
     options = self._runtime.SessionOptions()
     options.log_severity_level = 3
     return self._runtime.InferenceSession(
       self._folder / entry.onnx, options, providers=['CPUExecutionProvider']
     )
 
-  def compile(self, entry, shape, dtype):
-    del entry, shape
+  def compile(
+    self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
+  ) -> Compiled:
+    del entry
+    if dtype != np.uint8 and self._manifest.onnx_input == 'uint8':
+      raise ValueError(
+        f'these ONNX models preprocess by themselves: give uint8, got {dtype}'
+      )
+    inside = self._manifest.onnx_input == 'uint8'
 
     def call(session, images):
-      if dtype == np.uint8:
-        images = self._preprocess(jax.device_put(images, self._cpu))
+      if dtype == np.uint8 and not inside:
+        images = self._preprocessed(np.asarray(images))
       return session.run(None, {'images': np.asarray(images)})[0]
 
     return Compiled(call=call, compile_s=None, temp_bytes=None)
+
+  def _preprocessed(self, images: np.ndarray) -> np.ndarray:
+    """Preprocesses in few sizes of batches, since each is compiled."""
+    assert self._preprocess is not None
+    size = self._manifest.batch_size or batching.power_of_two(len(images))
+    given = jax.device_put(batching.padded(images, size), self._cpu)
+    return np.asarray(self._preprocess(given))[: len(images)]
+
+  def place(self, array: np.ndarray) -> Any:
+    return array
 
 
 def _joined(predict, preprocess):
@@ -141,6 +209,26 @@ def _joined(predict, preprocess):
   return jax.jit(run)
 
 
+def stored_programs(folder: pathlib.Path, entry: WidthEntry) -> WidthPrograms:
+  """Returns what a bundle has stored for a width."""
+  weights = folder / bundle.WEIGHTS
+  return WidthPrograms(
+    read=lambda: bundle.read_tensors(weights, entry.inputs),
+    shapes=lambda: bundle.tensor_shapes(weights, entry.inputs),
+    prepare=_program(folder, entry.prepare).call,
+    predict=_program(folder, entry.predict).call,
+  )
+
+
+def stored_preprocess(
+  folder: pathlib.Path, manifest: Manifest
+) -> Preprocess | None:
+  """Returns a bundle's preprocessing, or None."""
+  if not manifest.preprocesses:
+    return None
+  return _program(folder, bundle.PREPROCESS).call
+
+
 def _program(folder, path):
   data = bytearray((folder / path).read_bytes())
   try:
@@ -150,12 +238,6 @@ def _program(folder, path):
       f'{folder / path} is not a program that jax {jax.__version__} reads:'
       f' {error}'
     ) from error
-
-
-def _preprocess(folder, manifest):
-  if bundle.PREPROCESS not in manifest.files:
-    return None
-  return _program(folder, bundle.PREPROCESS).call
 
 
 def check_program(

@@ -28,9 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax import files
+from slimjax.runtime import manifest as manifests
+from slimjax.runtime.manifest import Manifest
+from slimjax.widths import Width
+
 FORMAT = 'slimjax bundle'
-SCHEMA = 2
-_READABLE = (1, 2)
 MANIFEST = 'manifest.json'
 WEIGHTS = 'weights.safetensors'
 SAMPLE = 'sample.safetensors'
@@ -41,100 +44,46 @@ class BundleError(ValueError):
   """A folder is not a bundle, or has been changed since it was written."""
 
 
-@dataclasses.dataclass(frozen=True)
-class WidthEntry:
-  """The entry of one width in a manifest.
-
-  Attributes:
-    width: a float, or the channels of every layer.
-    switch: name of the width's switch.
-    channels: the active output channels of every layer that sets a width.
-    macs: multiply-accumulates for one image.
-    params: parameters the width uses.
-    prepared_bytes: size of its prepared weights.
-    error: what is minimised, on validation images: the headline metric of the
-      manifest, or its negative; None if it was not measured.
-    prepare, predict: files of its programs; None without the format 'jax'.
-    inputs: names of the tensors that `prepare` takes.
-    onnx: file of its ONNX model; None without the format 'onnx'.
-  """
-
-  width: float | tuple[int, ...]
-  switch: str
-  channels: tuple[int, ...]
-  macs: int
-  params: int
-  prepared_bytes: int
-  error: float | None
-  prepare: str | None
-  predict: str | None
-  inputs: tuple[str, ...]
-  onnx: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-  """The manifest of a bundle, as `slimjax.runtime.load` reads it.
-
-  Attributes:
-    model: class of the network and its options, for the reader; nothing is
-      built from it.
-    class_names: one name per class, or empty.
-    image_size: (height, width) that the programs take.
-    preprocessing: what has to be done to uint8 images, in words; the program
-      `preprocess` does it.
-    batch_size: batch size that the programs take; None for any.
-    platforms: platforms that the programs are made for.
-    widths: one entry per width, thinnest first.
-    validation: where the errors come from: data set, split, examples, step.
-    versions: versions of the packages that wrote the bundle.
-    files: {path: {'bytes', 'sha256'}}
-    headline: title, unit and direction of the metric of the errors; if more is
-      better, the errors are its negatives.
-  """
-
-  model: Mapping[str, Any]
-  class_names: tuple[str, ...]
-  image_size: tuple[int, int]
-  preprocessing: str
-  batch_size: int | None
-  platforms: tuple[str, ...]
-  widths: tuple[WidthEntry, ...]
-  validation: Mapping[str, Any]
-  versions: Mapping[str, str]
-  files: Mapping[str, Mapping[str, Any]]
-  headline: Mapping[str, str] = dataclasses.field(
-    default_factory=lambda: {
-      'title': 'error',
-      'unit': '%',
-      'direction': 'min',
-    }
-  )
-
-  def entry(self, width: float | tuple[int, ...]) -> WidthEntry:
-    """Returns the entry of `width`.
-
-    Raises:
-      ValueError: it has no such width.
-    """
-    for entry in self.widths:
-      if entry.width == width:
-        return entry
-    raise ValueError(
-      f'the bundle has no width {width}, only'
-      f' {", ".join(str(entry.width) for entry in self.widths)}'
-    )
-
-
 def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
   """Writes the manifest, the last file, which makes the folder a bundle."""
   content = {
     'format': FORMAT,
-    'schema': SCHEMA,
+    'schema': manifests.SCHEMA,
     **dataclasses.asdict(manifest),
   }
   content['sha256'] = _content_hash(content)
-  (folder / MANIFEST).write_text(json.dumps(content, indent=1) + '\n')
+  files.write_json(folder / MANIFEST, content, indent=1)
+
+
+def record_latencies(
+  folder: str | os.PathLike,
+  latencies_ms: Mapping[Width, float],
+  measured: Mapping[str, Any],
+) -> Manifest:
+  """Writes latencies into the table of a bundle's manifest.
+
+  Args:
+    folder: folder of the bundle.
+    latencies_ms: median latency of a request, by width; other widths keep none.
+    measured: on what device, by which backend, for what batch size, and when.
+
+  Returns:
+    The new manifest.
+  """
+  folder = local(folder)
+  manifest = read_manifest(folder)
+  for width in latencies_ms:
+    manifest.entry(width)
+  manifest = dataclasses.replace(
+    manifest,
+    measured=dict(measured),
+    widths=tuple(
+      dataclasses.replace(entry, latency_ms=latencies_ms.get(entry.width))
+      for entry in manifest.widths
+    ),
+  )
+  write_manifest(folder, manifest)
+  return manifest
 
 
 def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -172,16 +121,17 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise BundleError(f'{path} is not the manifest of a {FORMAT}')
   schema = content.get('schema')
-  if schema not in _READABLE:
+  if schema not in manifests.READABLE:
     raise BundleError(
       f'{folder} has the schema {schema!r}, this version of slimjax reads'
-      f' {" and ".join(map(str, _READABLE))}; update slimjax, or export the'
-      ' bundle again'
+      f' {manifests.READABLE[0]} to {manifests.READABLE[-1]}; update slimjax,'
+      ' or export the bundle again'
     )
   if content.get('sha256') != _content_hash(content):
     raise BundleError(f'{path} has been changed since it was written')
   try:
-    manifest = _parse(content)
+    preprocesses = PREPROCESS in content['files']
+    manifest = manifests.parse(content, preprocesses=preprocesses)
   except (KeyError, TypeError, ValueError) as error:
     raise BundleError(
       f'{path} is not what schema {schema} says: {error!r}'
@@ -285,32 +235,6 @@ def _content_hash(content: Mapping[str, Any]) -> str:
   rest = {key: value for key, value in content.items() if key != 'sha256'}
   text = json.dumps(rest, sort_keys=True, separators=(',', ':'))
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _parse(content: Mapping[str, Any]) -> Manifest:
-  fields = {
-    field.name: content[field.name]
-    for field in dataclasses.fields(Manifest)
-    if field.name != 'headline' or field.name in content  # not in schema 1
-  }
-  fields['widths'] = tuple(
-    WidthEntry(
-      **{
-        **entry,
-        'width': _width(entry['width']),
-        'channels': tuple(entry['channels']),
-        'inputs': tuple(entry['inputs']),
-      }
-    )
-    for entry in fields['widths']
-  )
-  for name in ('class_names', 'image_size', 'platforms'):
-    fields[name] = tuple(fields[name])
-  return Manifest(**fields)
-
-
-def _width(width: Any) -> float | tuple[int, ...]:
-  return tuple(width) if isinstance(width, list) else float(width)
 
 
 def _check_files(folder: pathlib.Path, manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ from slimjax.configuration import Run
 from slimjax.data.record import DataRecord
 from slimjax.data.record import read_record
 from slimjax.data.record import record_of
-from slimjax.runtime.bundle import Manifest
+from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.writer import export
 from slimjax.runtime.writer import PLATFORMS
 from slimjax.training.log import read_metrics

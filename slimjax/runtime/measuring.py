@@ -61,8 +61,7 @@ def measure(
     raise ValueError(f'rounds must be at least 3, got {rounds}')
   chosen = [canonical(w) for w in widths] or list(network.widths)
   manifest = network.manifest
-  documented = bundle.PREPROCESS in manifest.files
-  dtype = 'uint8' if documented else 'float32'
+  dtype = 'uint8' if manifest.preprocesses else 'float32'
   random = np.random.default_rng(0)
   requests = {
     batch_size: _images(random, batch_size, manifest.image_size, dtype)
@@ -70,6 +69,7 @@ def measure(
   }
   cells = [(width, size) for width in chosen for size in batch_sizes]
   for width, size in cells:  # to compile, prepare and warm up
+    network.compiled(width, size, dtype)
     for _ in range(3):
       _fetch(network(requests[size], width=width))
   times: dict[Any, list[list[float]]] = {cell: [] for cell in cells}

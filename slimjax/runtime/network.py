@@ -1,13 +1,12 @@
-"""Runs a bundle at any of its widths: `slimjax.runtime.load`.
+"""A network that runs at any of its widths, from a bundle or a run.
 
-Nothing here knows a model's source: the programs of the bundle run.
+Nothing here knows a model's source: the programs that a backend compiles run.
 """
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import os
 import pathlib
 import threading
 from typing import Any
@@ -15,35 +14,41 @@ from typing import Any
 import jax
 import numpy as np
 
+from slimjax.runtime import batching
 from slimjax.runtime import bundle
 from slimjax.runtime.backends import Backend
-from slimjax.runtime.backends import BACKENDS
-from slimjax.runtime.backends import check_program
 from slimjax.runtime.backends import Compiled
-from slimjax.runtime.backends import OnnxRuntime
 from slimjax.runtime.backends import Xla
 from slimjax.runtime.bundle import BundleError
-from slimjax.runtime.bundle import Manifest
-from slimjax.runtime.bundle import WidthEntry
+from slimjax.runtime.inputs import Inputs
+from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.measuring import measure
+from slimjax.runtime.programs import Programs
 from slimjax.runtime.table import Table
 from slimjax.widths import canonical
 from slimjax.widths import Width
 
-PREPARE = ('load', 'use', 'lean')
+# Width, batch size, and type of images.
+Key = tuple[Width, int, np.dtype]
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """What prepared weights take, in bytes.
+  """What prepared weights and compiled programs take, in bytes.
 
   Attributes:
     prepared: {width: bytes when it is prepared}.
     held: bytes of the widths that are prepared now.
+    programs: number of compiled programs that are kept now.
+    temp_bytes: temporary memory of the largest of them while it runs; None if
+      the backend does not tell.
   """
 
   prepared: Mapping[Width, int]
   held: int
+  programs: int = 0
+  temp_bytes: int | None = None
 
   @property
   def all_widths(self) -> int:
@@ -56,66 +61,139 @@ class Memory:
     return max(self.prepared.values())
 
   def __str__(self) -> str:
+    largest = ''
+    if self.temp_bytes is not None:
+      largest = f', the largest takes {self.temp_bytes / 1e6:.1f} MB as it runs'
     return (
       f'prepared weights: {self.all_widths / 1e6:.1f} MB for all widths'
       f' ({self.all_widths / self.lean:.2f} times the widest), at most'
       f' {self.lean / 1e6:.1f} MB one at a time (lean); now'
-      f' {self.held / 1e6:.1f} MB'
+      f' {self.held / 1e6:.1f} MB; programs: {self.programs}{largest}'
     )
 
 
 class Network:
-  """A network that runs at any width of its bundle; from `load`.
+  """A network that runs at any of its widths; from `load`.
 
-  `net(images, width=0.5)` may be called from many threads.
+  `net(images, width=0.5)` may be called from many threads. A batch of any size
+  is answered by programs of few sizes (`batch_sizes`): padded to the next one,
+  or split beyond the largest. What is said of an image is the same to the
+  rounding of the arithmetic: 1e-5 of the largest output in float32. Where the
+  program of the right size is not there yet, those that are answer, and it is
+  compiled meanwhile: a request waits for no compilation but the first of its
+  width and type of images, and not for that where `load` made one.
 
   Attributes:
-    manifest: the manifest of the bundle.
+    manifest: what is known of the network.
     widths: the widths that were loaded, thinnest first.
-    functions: {width: function of images}, plain `jax.jit`-compiled functions
-      bound to their prepared weights (`.func` and `.args`), which live as long
-      as you hold them; with the backend 'jax' alone.
+    default_width: the width that answers where none is named.
+    batch_sizes: the sizes that programs are compiled for.
+    functions: {width: function of images}, as `net(images, width=width)`;
+      inside `jax.jit` and other transformations it is traced. It is bound to
+      its prepared weights (`.func` and `.args`), which live as long as you hold
+      it; with the backend 'jax' alone.
   """
 
   def __init__(
     self,
-    folder: pathlib.Path,
     manifest: Manifest,
     backend: Backend,
     widths: Sequence[Width],
+    *,
     prepare: str,
+    batch_sizes: Sequence[int],
+    max_programs: int,
+    folder: pathlib.Path | None = None,
   ):
     self.manifest = manifest
     self.widths = tuple(widths)
-    self.functions = _Functions(self)
+    default = manifest.default_width
+    self.default_width = default if default in self.widths else self.widths[-1]
+    self.batch_sizes = tuple(batch_sizes)
     self._folder = folder
     self._backend = backend
     self._entries = {width: manifest.entry(width) for width in widths}
-    self._prepare = prepare
+    self.functions = _Functions(self, backend)
+    self._inputs = Inputs(manifest)
+    self._lean = prepare == 'lean'
     self._weights: dict[Width, Any] = {}
-    self._compiled: dict[tuple, Compiled] = {}
-    self._lock = threading.RLock()
+    one = threading.Lock()
+    self._preparing = {
+      width: one if self._lean else threading.Lock() for width in widths
+    }
+    self._programs: Programs[Key, Compiled] = Programs(
+      self._compile, max_programs
+    )
 
   @property
   def backend(self) -> str:
     """'jax' or 'onnxruntime'."""
     return self._backend.name
 
-  def __call__(self, images: Any, *, width: Width) -> Any:
+  def __call__(self, images: Any, *, width: Width | None = None) -> Any:
     """Returns the outputs: of a classifier logits [b, classes], float32.
+
+    They are arrays of the backend: of jax, or of numpy with 'onnxruntime'. A
+    batch that is padded or split is waited for; others are under way.
 
     Args:
       images: uint8 [b, h, w, 3] as the manifest's `preprocessing` says, or
         floating images that have been preprocessed; the manifest has h and w.
-      width: one of `widths`.
+        None are answered by outputs [0, ...].
+      width: one of `widths`; default: `default_width`.
 
     Raises:
       ValueError: there is no such width, or the programs take other images.
     """
-    entry = self._entry(width)
-    images = self._checked(images)
-    compiled = self.compiled(entry.width, images.shape[0], images.dtype)
-    return compiled.call(self.weights(entry.width), images)
+    entry = self._entry(self.default_width if width is None else width)
+    images = self._inputs(images)
+    return self._answer(entry.width, self.weights(entry.width), images)
+
+  def _answer(self, width: Width, weights: Any, images: Any) -> Any:
+    """Returns the outputs of weights that were prepared, for checked images."""
+    count, dtype = len(images), np.dtype(images.dtype)
+    exact = self._programs.ready((width, count, dtype))
+    if exact is not None:
+      return exact.call(weights, images)
+    chunks = self._chunks(width, count, dtype)
+    programs = [self._programs.get((width, c.size, dtype)) for c in chunks]
+    if count and [chunk.size for chunk in chunks] == [count]:
+      return programs[0].call(weights, images)
+    images = np.asarray(images)
+    outputs = [
+      program.call(weights, batching.padded(images[c.start : c.stop], c.size))
+      for program, c in zip(programs, chunks, strict=True)
+    ]
+    place = self._backend.place
+    return jax.tree.map(
+      lambda *rows: place(batching.joined(rows, chunks)), *outputs
+    )
+
+  def _chunks(
+    self, width: Width, count: int, dtype: np.dtype
+  ) -> list[batching.Chunk]:
+    """Returns how a batch is answered: if possible by what is compiled."""
+    chunks = self._split(count)
+    if self._backend.any_batch:
+      return chunks
+    is_ready = lambda size: (
+      self._programs.ready((width, size, dtype)) is not None
+    )
+    missing = {c.size for c in chunks if not is_ready(c.size)}
+    ready = [size for size in self.batch_sizes if missing and is_ready(size)]
+    if not ready:
+      return chunks
+    for size in sorted(missing):
+      self._programs.start((width, size, dtype))
+    return batching.split(count, ready)
+
+  def _split(self, count: int) -> list[batching.Chunk]:
+    if not self._backend.any_batch:
+      return batching.split(count, self.batch_sizes)
+    limit = self.batch_sizes[-1]
+    return batching.split(
+      count, [min(count, limit) or 1, count % limit or limit]
+    )
 
   def weights(self, width: Width) -> Any:
     """Returns the prepared weights of a width; prepares them if need be."""
@@ -123,40 +201,44 @@ class Network:
     found = self._weights.get(entry.width)
     if found is not None:
       return found
-    with self._lock:
-      if entry.width not in self._weights:
-        if self._prepare == 'lean':
+    with self._preparing[entry.width]:
+      found = self._weights.get(entry.width)
+      if found is None:
+        if self._lean:
           self._weights.clear()  # before the new ones take memory
-        self._weights[entry.width] = self._backend.prepare(entry)
-      return self._weights[entry.width]
+        found = self._weights[entry.width] = self._backend.prepare(entry)
+      return found
 
   def release(self, width: Width) -> None:
     """Forgets a width's prepared weights until it is used again."""
-    with self._lock:
-      self._weights.pop(self._entry(width).width, None)
+    entry = self._entry(width)
+    with self._preparing[entry.width]:
+      self._weights.pop(entry.width, None)
 
   def compiled(self, width: Width, batch_size: int, dtype: Any) -> Compiled:
-    """Returns the program for a batch size and type of images.
+    """Returns the program that answers batches of a size and type of images.
 
-    It is compiled the first time.
+    It is compiled the first time. Of the several that a batch which is split
+    needs, all are compiled, and the largest is returned.
     """
-    entry = self._entry(width)
-    key = (entry.width, batch_size, np.dtype(dtype))
-    found = self._compiled.get(key)
-    if found is not None:
-      return found
-    with self._lock:
-      if key not in self._compiled:
-        self._compiled[key] = self._backend.compile(
-          entry, (batch_size, *self.manifest.image_size, 3), np.dtype(dtype)
-        )
-      return self._compiled[key]
+    entry, dtype = self._entry(width), np.dtype(dtype)
+    largest, *others = self._split(batch_size)
+    for chunk in others:
+      self._programs.get((entry.width, chunk.size, dtype))
+    return self._programs.get((entry.width, largest.size, dtype))
+
+  def _compile(self, key: Key) -> Compiled:
+    width, size, dtype = key
+    shape = (size, *self.manifest.image_size, 3)
+    return self._backend.compile(self._entries[width], shape, dtype)
 
   def memory(self) -> Memory:
-    """Returns what the prepared weights take."""
+    """Returns what the prepared weights and the programs take."""
     sizes = {w: entry.prepared_bytes for w, entry in self._entries.items()}
     held = sum(sizes[width] for width in list(self._weights))
-    return Memory(sizes, held)
+    programs = self._programs.all_ready()
+    temporary = [p.temp_bytes for p in programs if p.temp_bytes is not None]
+    return Memory(sizes, held, len(programs), max(temporary, default=None))
 
   def verify(self, *, tolerance: float | None = None) -> dict[Width, float]:
     """Compares the outputs of every width with those stored in the bundle.
@@ -171,6 +253,7 @@ class Network:
 
     Raises:
       BundleError: a difference is larger.
+      ValueError: the network is not from a bundle.
     """
     dtype = self.manifest.model.get('dtype')
     by_xla = self.backend == 'jax'  # the ONNX models compute in float32
@@ -180,6 +263,8 @@ class Network:
       tolerance = 1e-3 if exact or not by_xla else 0.1
     # What bundles of schema 1 call logits.
     kinds = ('outputs', 'logits') if by_xla or single else ('float32',)
+    if self._folder is None:
+      raise ValueError('only a bundle has stored outputs to compare with')
     sample = bundle.read_tensors(self._folder / bundle.SAMPLE)
     differences = {}
     for width, entry in self._entries.items():
@@ -215,50 +300,42 @@ class Network:
       raise ValueError(f'width {width} is not loaded, only {self.widths}')
     return self._entries[width]
 
-  def _checked(self, images: Any) -> Any:
-    if not isinstance(images, (np.ndarray, jax.Array)):
-      images = np.asarray(images)
-    height, width = self.manifest.image_size
-    fixed = self.manifest.batch_size
-    batch = 'b' if fixed is None else fixed
-    if images.ndim != 4 or images.shape[1:] != (height, width, 3):
-      raise ValueError(
-        f'images must have the shape [{batch}, {height}, {width}, 3], got'
-        f' {list(images.shape)}'
-      )
-    if images.shape[0] != fixed if fixed else images.shape[0] < 1:
-      raise ValueError(
-        f'this bundle takes batches of {fixed or "at least 1"}, got'
-        f' {images.shape[0]}'
-      )
-    if images.dtype == np.uint8:
-      if bundle.PREPROCESS not in self.manifest.files:
-        raise ValueError(
-          'uint8 images, but this bundle was exported without preprocessing:'
-          ' give floating images that are preprocessed'
-        )
-      return images
-    if not jax.numpy.issubdtype(images.dtype, jax.numpy.floating):
-      raise ValueError(
-        'images must be uint8, or floating point and preprocessed, got'
-        f' {images.dtype}'
-      )
-    return images if images.dtype == np.float32 else images.astype(np.float32)
+
+class _Function:
+  """Runs one width, (weights, images) -> outputs; jitted where it is traced."""
+
+  def __init__(self, network: Network, width: Width, jitted: Any):
+    self._network = network
+    self._width = width
+    self._jitted = jitted
+    self.lower = jitted.lower
+
+  def __call__(self, weights: Any, images: Any) -> Any:
+    leaves = [images, *jax.tree.leaves(weights)]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+      return self._jitted(weights, images)
+    images = self._network._inputs(images)
+    return self._network._answer(self._width, weights, images)
 
 
 class _Functions(Mapping[Width, Any]):
-  """Binds a width's jitted function to its weights when it is asked for."""
+  """Binds a width's function to its weights when it is asked for."""
 
-  def __init__(self, network: Network):
+  def __init__(self, network: Network, backend: Backend):
     self._network = network
+    self._functions = {}
+    if isinstance(backend, Xla):
+      self._functions = {
+        width: _Function(network, width, backend.function(entry))
+        for width, entry in network._entries.items()
+      }
 
   def __getitem__(self, width: Width) -> Any:
-    network = self._network
-    if not isinstance(network._backend, Xla):
+    width = self._network._entry(width).width
+    if not self._functions:
       raise ValueError("functions are of the backend 'jax'")
-    entry = network._entry(width)
     return jax.tree_util.Partial(
-      network._backend.function(entry), network.weights(entry.width)
+      self._functions[width], self._network.weights(width)
     )
 
   def __iter__(self) -> Iterator[Width]:
@@ -266,69 +343,3 @@ class _Functions(Mapping[Width, Any]):
 
   def __len__(self) -> int:
     return len(self._network.widths)
-
-
-def load(
-  folder: str | os.PathLike,
-  *,
-  widths: Sequence[Width] = (),
-  backend: str = 'jax',
-  prepare: str = 'load',
-  batch_sizes: Sequence[int] = (1,),
-  device: jax.Device | None = None,
-) -> Network:
-  """Loads a bundle that `slimjax.runtime.export` wrote.
-
-  Args:
-    folder: folder of the bundle.
-    widths: widths to load; default: all it has.
-    backend: 'jax', or 'onnxruntime' (on the CPU; needs the extra `onnx`).
-    prepare: when weights are prepared: 'load' (all widths now), 'use' (each
-      when it is first used), or 'lean' (one at a time, anew at each switch).
-    batch_sizes: batch sizes to compile now, for the documented form of images
-      (uint8, where the bundle can preprocess); others are compiled when they
-      first come. With 'lean' as well: programs take little memory.
-    device: device to run on; default: jax's own.
-
-  Raises:
-    FileNotFoundError: there is no such folder.
-    BundleError: the folder is no bundle, or not as it was written.
-    ValueError: the bundle has no such widths, backend, batch sizes or platform.
-  """
-  folder = bundle.local(folder)
-  for what, given, allowed in (
-    ('backend', backend, BACKENDS),
-    ('prepare', prepare, PREPARE),
-  ):
-    if given not in allowed:
-      raise ValueError(f'{what} must be one of {allowed}, got {given!r}')
-  if any(size < 1 for size in batch_sizes):
-    raise ValueError(f'batch_sizes must be positive, got {[*batch_sizes]}')
-  manifest = bundle.read_manifest(folder)
-  chosen = {canonical(width) for width in widths}
-  for width in chosen:
-    manifest.entry(width)
-  entries = [e for e in manifest.widths if not chosen or e.width in chosen]
-  fixed = manifest.batch_size
-  if fixed is not None:
-    batch_sizes = (fixed,)
-
-  made: Backend
-  if backend == 'jax':
-    device = device or jax.devices()[0]
-    check_program(folder, manifest, entries[0].predict, device)
-    made = Xla(folder, manifest, entries, device)
-  else:
-    if entries[0].onnx is None:
-      raise ValueError(
-        f'{folder} has no ONNX models; export it with --format=jax,onnx'
-      )
-    made = OnnxRuntime(folder, manifest)
-  network = Network(folder, manifest, made, [e.width for e in entries], prepare)
-  documented = bundle.PREPROCESS in manifest.files
-  for width in network.widths:
-    for batch_size in batch_sizes:
-      network.compiled(width, batch_size, 'uint8' if documented else 'float32')
-    if prepare == 'load':
-      network.weights(width)
-  return network

@@ -6,38 +6,38 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import os
-import pathlib
 import shutil
 from typing import Any
 
 import jax
-from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
-from slimjax.data.batches import Batch
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
-from slimjax.runtime.network import load
-from slimjax.tasks.base import Forward
+from slimjax.runtime import slices
+from slimjax.runtime.inputs import measure_range
+from slimjax.runtime.loading import load
+from slimjax.runtime.manifest import LOGITS
+from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.onnx_metadata import onnx_metadata
+from slimjax.runtime.pictures import describe_decode
+from slimjax.runtime.slices import Predict
+from slimjax.runtime.width_writer import Form
+from slimjax.runtime.width_writer import image_shapes
+from slimjax.runtime.width_writer import write_program
+from slimjax.runtime.width_writer import write_width
 from slimjax.tasks.base import Metric
-from slimjax.variables import apply
-from slimjax.variables import extract
-from slimjax.variables import fold_batch_norm
-from slimjax.variables import select
 from slimjax.variables import Variables
-from slimjax.variables.folding import foldable
-from slimjax.variables.format import PARAMS
-from slimjax.variables.format import private_collections
-from slimjax.variables.profile import profile_model
-from slimjax.variables.slicing import describe
+from slimjax.widths import find
+from slimjax.widths import label
 from slimjax.widths import Width
 
 FORMATS = ('jax', 'onnx')
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-Predict = Callable[[Forward, Batch], Any]
+ONNX_INPUTS = ('float32', 'uint8')
 
 
 def export(
@@ -53,12 +53,17 @@ def export(
   errors: Mapping[Width, float] | None = None,
   headline: Metric | None = None,
   predict: Predict | None = None,
+  outputs: str = '',
+  decode: Callable[[bytes], np.ndarray] | None = None,
+  default_width: Width | None = None,
   validation: Mapping[str, Any] | None = None,
+  source: Mapping[str, Any] | None = None,
   sample: np.ndarray | None = None,
   batch_size: int | None = None,
   platforms: Sequence[str] = PLATFORMS,
   formats: Sequence[str] = ('jax',),
-) -> bundle.Manifest:
+  onnx_input: str = 'float32',
+) -> Manifest:
   """Writes `model` as a bundle, loads it again and compares its outputs.
 
   Args:
@@ -76,13 +81,22 @@ def export(
     predict: (forward, {'image': images}) -> outputs of the bundle, an array or
       a tree of arrays, examples first, such as a task's `predict`; default:
       the network's outputs.
+    outputs: 'logits' if the outputs are logits of the classes, [b, classes],
+      from which classes and probabilities are predicted; default: arrays that
+      are returned as they are.
+    decode: an encoded picture -> uint8 [h, w, 3], so that the bundle takes
+      files. Only a `slimjax.data.jpeg.CentreCrop` can be written.
+    default_width: width that is used where none is given; default: the widest.
     validation: where the errors come from, for the manifest (JSON).
+    source: where the weights come from, such as run and step, likewise.
     sample: images on which the bundle is checked: uint8 with `preprocess`,
       otherwise floating; default: noise.
     batch_size: batch size that the programs take; default: any.
     platforms: platforms for which the programs are made; default: all.
     formats: 'jax' (programs for XLA; the default), 'onnx' (an ONNX model per
       width; needs the extra `onnx`, and a single output), or both.
+    onnx_input: images that the ONNX models take: 'float32' (preprocessed; the
+      default), or 'uint8' (preprocessed inside).
 
   Raises:
     FileExistsError: `out` exists.
@@ -94,65 +108,135 @@ def export(
     raise FileExistsError(f'{out} exists; choose another folder or remove it')
   image_size = pair(image_size)
   chosen = model.find_widths(widths)
+  default_width = _default_width(chosen, default_width)
   _check_choice('format', formats, FORMATS)
   _check_choice('platform', platforms, PLATFORMS)
+  _check_choice('onnx_input', [onnx_input], ONNX_INPUTS)
   if batch_size is not None and batch_size < 1:
     raise ValueError(f'batch_size must be positive, got {batch_size}')
+  if onnx_input == 'uint8' and preprocess is None:
+    raise ValueError("onnx_input='uint8' needs `preprocess`")
   model = model.clone(remat=False, axis_name=None)
-  predict = predict or _outputs
+  predict = predict or slices.outputs
   if sample is None:
     sample = _noise((batch_size or 2, *image_size, 3), preprocess is not None)
-  _check_outputs(model, variables, predict, image_size, class_names, formats)
+  _check_outputs(
+    model, variables, predict, outputs, image_size, class_names, formats
+  )
+  manifest = Manifest(
+    model=describe_model(model),
+    class_names=tuple(class_names),
+    image_size=image_size,
+    preprocessing=preprocessing,
+    batch_size=batch_size,
+    platforms=tuple(platforms),
+    widths=(),
+    default_width=default_width,
+    validation=dict(validation or {}),
+    versions=bundle.versions(_packages(formats)),
+    files={},
+    outputs=outputs,
+    decode=describe_decode(decode),
+    preprocesses=preprocess is not None,
+    input_range=preprocess
+    and measure_range(preprocess, image_size, batch_size),
+    source=dict(source or {}),
+    onnx_input=onnx_input,
+    **describe_headline(headline),
+  )
+  form = Form(
+    predict=predict,
+    preprocess=preprocess,
+    image_size=image_size,
+    batch_size=batch_size,
+    platforms=platforms,
+    formats=formats,
+    onnx_input=onnx_input,
+    onnx_metadata=lambda entry: onnx_metadata(manifest, entry, preprocess),
+  )
 
   draft = out.with_name(out.name + '.draft')
   shutil.rmtree(draft, ignore_errors=True)
   draft.mkdir(parents=True)
   try:
     entries = [
-      _write_width(
+      write_width(
         draft,
         model,
         variables,
         width,
-        predict=predict,
-        image_size=image_size,
-        batch_size=batch_size,
+        form=form,
         error=None if errors is None else errors.get(width),
-        platforms=platforms,
-        formats=formats,
       )
       for width in chosen
     ]
     if preprocess is not None:
-      images = _images('uint8', batch_size, image_size)
-      _write_program(draft, bundle.PREPROCESS, preprocess, platforms, images)
+      images = image_shapes('uint8', form)
+      write_program(draft / bundle.PREPROCESS, preprocess, form, images)
     _save(draft / bundle.WEIGHTS, _tensors(variables, entries))
     expected = _expected(model, variables, predict, preprocess, sample, chosen)
     _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
-    manifest = bundle.Manifest(
-      model=_describe(model),
-      class_names=tuple(class_names),
-      image_size=image_size,
-      preprocessing=preprocessing,
-      batch_size=batch_size,
-      platforms=tuple(platforms),
-      widths=tuple(entries),
-      validation=dict(validation or {}),
-      versions=bundle.versions(_packages(formats)),
-      files=bundle.describe_files(draft),
-      **_described(headline),
+    manifest = dataclasses.replace(
+      manifest, widths=tuple(entries), files=bundle.describe_files(draft)
     )
     bundle.write_manifest(draft, manifest)
-    # Programs for other platforms cannot be run here.
-    if 'jax' in formats and bundle.platform_of(jax.devices()[0]) in platforms:
-      load(draft, prepare='lean').verify()
-    if 'onnx' in formats:
-      load(draft, backend='onnxruntime', prepare='lean').verify()
+    _verify(draft, manifest, formats, len(sample))
     draft.rename(out)
   except BaseException:
     shutil.rmtree(draft, ignore_errors=True)
     raise
   return manifest
+
+
+def describe_model(model: SlimNet) -> dict[str, Any]:
+  """Returns a model's class and those of its options that JSON can hold."""
+  options = {
+    field.name: getattr(model, field.name)
+    for field in dataclasses.fields(model)
+    if isinstance(getattr(model, field.name), (bool, int, float, str))
+    and field.name not in ('name', 'parent')
+  }
+  return {
+    'class': type(model).__name__,
+    'dtype': str(model.dtype),
+    'widths': [*model.widths],
+    **options,
+  }
+
+
+def describe_headline(headline: Metric | None) -> dict[str, Any]:
+  """Returns the manifest's field `headline` of a metric; none, of none."""
+  if headline is None:
+    return {}
+  names = ('title', 'unit', 'direction')
+  return {'headline': {name: getattr(headline, name) for name in names}}
+
+
+def _default_width(chosen, wanted):
+  if wanted is None:
+    return chosen[-1]
+  wanted = find(wanted, chosen)
+  if wanted not in chosen:
+    raise ValueError(
+      f'default_width {wanted} is not one of those that are written:'
+      f' {", ".join(map(label, chosen))}'
+    )
+  return wanted
+
+
+def _verify(folder, manifest, formats, count):
+  """Compares outputs, where the programs are for the platform that is here."""
+  here = bundle.platform_of(jax.devices()[0])
+  backends = {
+    'jax': 'jax' in formats and here in manifest.platforms,
+    'onnxruntime': 'onnx' in formats,
+  }
+  for backend, present in backends.items():
+    if present:
+      network = load(
+        folder, backend=backend, prepare='lean', batch_sizes=(count,)
+      )
+      network.verify()
 
 
 def _check_choice(what, given, allowed):
@@ -170,179 +254,39 @@ def _noise(shape, integers):
   return random.standard_normal(shape, dtype=np.float32)
 
 
-def _images(dtype, batch_size, image_size):
-  shape = f'{batch_size or "b"}, {image_size[0]}, {image_size[1]}, 3'
-  return jax.ShapeDtypeStruct(
-    jax_export.symbolic_shape(shape), jnp.dtype(dtype)
-  )
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-  """Returns nested dicts as {'prefix/path/of/leaf': leaf}."""
-  flat: dict[str, Any] = {}
-  for name, child in tree.items():
-    path = f'{prefix}/{name}'
-    if isinstance(child, Mapping):
-      flat.update(_flatten(child, path))
-    else:
-      flat[path] = child
-  return flat
-
-
-def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *parents, name = path.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
-
-
-def _selected(variables, switch):
-  """Returns the tensors of one switch, by their names in the weight file."""
-  selected = select(variables, switch)
-  flat = _flatten(selected['params'], 'params')
-  for collection in private_collections(selected):
-    flat.update(_flatten(selected[collection], f'{collection}/{switch}'))
-  return flat
-
-
-def _run(predict: Predict, model, variables, images, *, width):
-  """Returns a bundle's outputs for floating images."""
-  forward = functools.partial(apply, model, variables, width=width)
-  return predict(forward, {'image': images})
-
-
-def _outputs(forward, batch):
-  return forward(batch['image'])
-
-
-def _check_outputs(model, variables, predict, image_size, class_names, formats):
-  """Raises ValueError if formats or class names do not fit the outputs."""
+def _check_outputs(
+  model, variables, predict, outputs, image_size, class_names, formats
+):
+  """Raises ValueError if an argument does not fit the outputs."""
   images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-  run = functools.partial(_run, predict, model, width=model.ordered_widths[0])
-  outputs = bundle.named_outputs(jax.eval_shape(run, variables, images))
-  if 'onnx' in formats and list(outputs) != ['']:
+  run = functools.partial(
+    slices.run, predict, model, width=model.ordered_widths[0]
+  )
+  found = bundle.named_outputs(jax.eval_shape(run, variables, images))
+  if outputs not in ('', LOGITS):
+    raise ValueError(f"outputs must be '{LOGITS}' or empty, got {outputs!r}")
+  if outputs == LOGITS and {n: x.ndim for n, x in found.items()} != {'': 2}:
+    shapes = {name or 'output': list(x.shape) for name, x in found.items()}
+    raise ValueError(
+      f'logits are a single array [b, classes], but this network gives {shapes}'
+    )
+  if 'onnx' in formats and list(found) != ['']:
     raise ValueError(
       'an ONNX model has a single output here, but this task gives'
-      f' {", ".join(name[1:] for name in outputs)}; export it for jax'
+      f' {", ".join(name[1:] for name in found)}; export it for jax'
     )
-  if class_names and list(outputs) == ['']:
-    channels = outputs[''].shape[-1]
+  if class_names and list(found) == ['']:
+    channels = found[''].shape[-1]
     if len(class_names) != channels:
       raise ValueError(
         f'{len(class_names)} class names, but the model has {channels} classes'
       )
 
 
-def _described(headline: Metric | None) -> dict[str, Any]:
-  if headline is None:
-    return {}
-  names = ('title', 'unit', 'direction')
-  return {'headline': {name: getattr(headline, name) for name in names}}
-
-
-def _prepare(model: SlimNet, width: Width, tensors: dict[str, Any]):
-  """Returns the weights of one width: sliced, folded, in their dtypes."""
-  small, weights = extract(model, _unflatten(tensors), width=width)
-  if foldable(model):
-    small, weights = fold_batch_norm(small, weights)
-  computed = {
-    '/'.join(path): leaf.computed
-    for path, leaf in describe(small, width).items()
-  }
-  flat = {
-    name: array.astype(computed.get(name) or array.dtype)
-    for name, array in _flatten(weights[PARAMS], PARAMS).items()
-  }
-  for collection in private_collections(weights):
-    flat.update(_flatten(weights[collection], collection))
-  return flat
-
-
-def _predict(
-  predict: Predict,
-  model: SlimNet,
-  width: Width,
-  folded: bool,
-  weights: dict[str, Any],
-  images,
-):
-  """Returns a bundle's outputs for floating images, by `_prepare`'s weights."""
-  small = model.clone(widths=(width,), folded=folded)
-  return _run(predict, small, _unflatten(weights), images, width=width)
-
-
-def _write_width(
-  folder: pathlib.Path,
-  model: SlimNet,
-  variables: Variables,
-  width: Width,
-  *,
-  predict: Predict,
-  image_size: tuple[int, int],
-  batch_size: int | None,
-  error: float | None,
-  platforms: Sequence[str],
-  formats: Sequence[str],
-) -> bundle.WidthEntry:
-  switch = model.switch(width)
-  tensors = _selected(variables, switch)
-  prepare = functools.partial(_prepare, model, width)
-  folded = model.folded or foldable(model)
-  program = functools.partial(_predict, predict, model, width, folded)
-  prepared = jax.eval_shape(prepare, tensors)
-  images = _images('float32', batch_size, image_size)
-  programs: tuple[str, str] | tuple[None, None] = (None, None)
-  if 'jax' in formats:
-    programs = (f'programs/{switch}.prepare', f'programs/{switch}.predict')
-    _write_program(folder, programs[0], prepare, platforms, tensors)
-    _write_program(folder, programs[1], program, platforms, prepared, images)
-  onnx = None
-  if 'onnx' in formats:
-    from slimjax.runtime.onnx_graph import write_onnx
-
-    onnx = f'onnx/{switch}.onnx'
-    path = folder / onnx
-    path.parent.mkdir(exist_ok=True)
-    # ONNX Runtime has no bfloat16 on CPUs.
-    exact = model.clone(dtype=jnp.float32)
-    weights = jax.jit(functools.partial(_prepare, exact, width))(tensors)
-    program = functools.partial(_predict, predict, exact, width, folded)
-    write_onnx(program, weights, images, path, name=switch)
-  profile = profile_model(model, width=width, image_size=image_size)
-  return bundle.WidthEntry(
-    width=width,
-    switch=switch,
-    channels=model.channels(width),
-    macs=profile.macs,
-    params=profile.params,
-    prepared_bytes=sum(
-      x.size * x.dtype.itemsize for x in jax.tree.leaves(prepared)
-    ),
-    error=error,
-    inputs=tuple(tensors),
-    prepare=programs[0],
-    predict=programs[1],
-    onnx=onnx,
-  )
-
-
-def _write_program(folder, path, function, platforms, *arguments):
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
-  )
-  exported = jax_export.export(jax.jit(function), platforms=platforms)(*shapes)
-  (folder / path).parent.mkdir(exist_ok=True)
-  (folder / path).write_bytes(exported.serialize())
-
-
 def _tensors(variables, entries):
   tensors: dict[str, Any] = {}
   for entry in entries:
-    tensors.update(_selected(variables, entry.switch))
+    tensors.update(slices.width_tensors(variables, entry.switch))
   return {name: np.asarray(array) for name, array in tensors.items()}
 
 
@@ -360,7 +304,7 @@ def _expected(model, variables, predict, preprocess, sample, widths):
   images = jnp.asarray(sample)
   if preprocess is not None:
     images = preprocess(images)
-  run = jax.jit(_run, static_argnums=(0, 1), static_argnames='width')
+  run = jax.jit(slices.run, static_argnums=(0, 1), static_argnames='width')
   models = {'outputs': model}
   if model.dtype != jnp.float32:  # as ONNX models compute
     models['float32'] = model.clone(dtype=jnp.float32)
@@ -371,22 +315,6 @@ def _expected(model, variables, predict, preprocess, sample, widths):
     for name, array in bundle.named_outputs(
       run(predict, model, variables, images, width=width)
     ).items()
-  }
-
-
-def _describe(model):
-  """Returns the class, and those of its options that JSON can hold."""
-  options = {
-    field.name: getattr(model, field.name)
-    for field in dataclasses.fields(model)
-    if isinstance(getattr(model, field.name), (bool, int, float, str))
-    and field.name not in ('name', 'parent')
-  }
-  return {
-    'class': type(model).__name__,
-    'dtype': str(model.dtype),
-    'widths': [*model.widths],
-    **options,
   }
 
 

@@ -17,7 +17,7 @@ import slimjax
 from slimjax import runtime
 from slimjax.data import digits
 from slimjax.runtime import BundleError
-from slimjax.runtime.onnx_graph import write_onnx
+from slimjax.runtime.onnx_model import write_onnx
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')

@@ -173,8 +173,9 @@ def test_loading_compiles_ahead_of_time(path, caplog):
     for width in WIDTHS:
       for count in (1, 2):
         np.asarray(net(images_of(count), width=width))
+        np.asarray(net.functions[width](images_of(count)))
     assert not caplog.text
-    net(images_of(3), width=0.5)
+    net.compiled(0.5, 3, np.uint8)
     assert 'Compiling' in caplog.text
 
 
@@ -232,8 +233,10 @@ def test_what_preparing_holds(path):
 
 @pytest.mark.parametrize('prepare', ['load', 'lean'])
 def test_threads_get_right_answers(path, net, prepare):
-  shared = runtime.load(path, prepare=prepare)
+  shared = runtime.load(path, prepare=prepare, batch_sizes=(1, 2))
   batches = [images_of(count) for count in (1, 1, 2)]
+  for width in WIDTHS:
+    net.compiled(width, 2, np.uint8)
   expected = {
     (width, i): np.asarray(net(images, width=width))
     for width in WIDTHS
@@ -296,8 +299,10 @@ def test_own_networks_fixed_batches_and_bfloat16(tmp_path):
     model, variables, jnp.asarray(images, jnp.float32), width=0.5
   )
   assert close(net(images, width=0.5), expected, 0.05)
-  with pytest.raises(ValueError, match='takes batches of 2, got 1'):
-    net(images[:1], width=0.5)
+  # Other batches are padded and split.
+  more = np.concatenate([images, images[:1]])
+  assert close(net(more, width=0.5)[2:], expected[:1], 0.05)
+  assert net(images[:0], width=0.5).shape == (0, 3)
   with pytest.raises(ValueError, match='without preprocessing'):
     net(np.zeros((2, 8, 8, 3), np.uint8), width=0.5)
 
@@ -305,8 +310,6 @@ def test_own_networks_fixed_batches_and_bfloat16(tmp_path):
 def test_wrong_calls_are_refused(net, path):
   with pytest.raises(ValueError, match=r'shape \[b, 32, 32, 3\], got \[32'):
     net(np.zeros((32, 32, 3), np.uint8), width=0.5)
-  with pytest.raises(ValueError, match='at least 1, got 0'):
-    net(np.zeros((0, 32, 32, 3), np.uint8), width=0.5)
   with pytest.raises(ValueError, match='uint8, or floating .* got int32'):
     net(np.zeros((1, 32, 32, 3), np.int32), width=0.5)
   with pytest.raises(
@@ -319,6 +322,8 @@ def test_wrong_calls_are_refused(net, path):
     runtime.load(path, backend='tensorrt')
   with pytest.raises(ValueError, match='batch_sizes must be positive'):
     runtime.load(path, batch_sizes=(1, 0))
+  with pytest.raises(ValueError, match='max_batch must be at least 1, got 0'):
+    runtime.load(path, max_batch=0)
   with pytest.raises(ValueError, match='no ONNX models; export it with'):
     runtime.load(path, backend='onnxruntime')
 
@@ -368,7 +373,7 @@ def foreign(folder):
 
 
 def future(folder):
-  rewrite(folder, schema=3)
+  rewrite(folder, schema=4)
 
 
 def incomplete(folder):
@@ -421,8 +426,8 @@ def other_platform(folder):
     (edit_manifest, 'manifest.json has been changed'),
     (garble, 'is not JSON'),
     (foreign, 'is not the manifest of a slimjax bundle'),
-    (future, 'has the schema 3, this version of slimjax reads 1 and 2'),
-    (incomplete, "is not what schema 2 says: .*'macs'"),
+    (future, 'has the schema 4, this version of slimjax reads 1 to 3'),
+    (incomplete, "is not what schema 3 says: .*'macs'"),
     (escape, 'names a file outside of itself'),
     (link_out, 'names a file outside of itself'),
     (no_hash, 'has no hash of weights.safetensors'),

@@ -1,0 +1,158 @@
+"""Loads a bundle: `slimjax.runtime.load`."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import functools
+import os
+
+import jax
+
+from slimjax.runtime import batching
+from slimjax.runtime import bundle
+from slimjax.runtime.backends import Backend
+from slimjax.runtime.backends import BACKENDS
+from slimjax.runtime.backends import check_program
+from slimjax.runtime.backends import OnnxRuntime
+from slimjax.runtime.backends import stored_preprocess
+from slimjax.runtime.backends import stored_programs
+from slimjax.runtime.backends import Xla
+from slimjax.runtime.inputs import measure_range
+from slimjax.runtime.network import Network
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+PREPARE = ('load', 'use', 'lean')
+MAX_BATCH = 64
+MAX_PROGRAMS = 64
+
+
+def load(
+  folder: str | os.PathLike,
+  *,
+  widths: Sequence[Width] = (),
+  backend: str = 'jax',
+  prepare: str = 'load',
+  batch_sizes: Sequence[int] = (1,),
+  max_batch: int = MAX_BATCH,
+  max_programs: int = MAX_PROGRAMS,
+  device: jax.Device | None = None,
+) -> Network:
+  """Loads a bundle that `slimjax.runtime.export` wrote.
+
+  Batches of any size are answered. Programs are compiled for the powers of two
+  up to `max_batch` and for `batch_sizes`, or for the one size of a bundle that
+  has a fixed one: at most 7 sizes a width by default. A program takes no copy
+  of the weights; it takes its code (of the order of a megabyte for each hundred
+  layers), and while it runs the temporary memory that `Network.memory` tells.
+
+  Args:
+    folder: folder of the bundle.
+    widths: widths to load; default: all it has.
+    backend: 'jax', or 'onnxruntime' (on the CPU; needs the extra `onnx`).
+    prepare: when weights are prepared: 'load' (all widths now), 'use' (each
+      when it is first used), or 'lean' (one at a time, anew at each switch).
+    batch_sizes: batch sizes to compile now, several at a time, for the
+      documented form of images (uint8, where the bundle can preprocess); others
+      are compiled when they first come, while these answer. With 'lean' as
+      well: programs take little memory. None compiles at the first request.
+    max_batch: largest power of two that is a batch of its own; larger batches
+      are split.
+    max_programs: number of programs that are kept; beyond it, the one that was
+      not used for longest is forgotten. Never less than are compiled now.
+    device: device to run on; default: jax's own.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    BundleError: the folder is no bundle, or not as it was written.
+    ValueError: the bundle has no such widths, backend, batch sizes or platform.
+  """
+  folder = bundle.local(folder)
+  check_options(backend, prepare, batch_sizes, max_batch, max_programs)
+  manifest = bundle.read_manifest(folder)
+  chosen = {canonical(width) for width in widths}
+  for width in chosen:
+    manifest.entry(width)
+  entries = [e for e in manifest.widths if not chosen or e.width in chosen]
+  if backend == 'jax':
+    device = device or jax.devices()[0]
+    check_program(folder, manifest, entries[0].predict, device)
+  elif entries[0].onnx is None:
+    raise ValueError(
+      f'{folder} has no ONNX models; export it with --format=jax,onnx'
+    )
+  preprocess = stored_preprocess(folder, manifest)
+  if preprocess is not None and manifest.input_range is None:
+    # Bundles of schemas before 3 do not say it.
+    found = measure_range(preprocess, manifest.image_size, manifest.batch_size)
+    manifest = dataclasses.replace(manifest, input_range=found)
+  made: Backend
+  if backend == 'jax':
+    assert device is not None
+    programs = {e.width: stored_programs(folder, e) for e in entries}
+    made = Xla(programs, preprocess, device)
+  else:
+    made = OnnxRuntime(folder, manifest, preprocess)
+  fixed = manifest.batch_size
+  sizes = (fixed,) if fixed else batching.bucket_sizes(max_batch, batch_sizes)
+  network = Network(
+    manifest,
+    made,
+    [entry.width for entry in entries],
+    prepare=prepare,
+    batch_sizes=sizes,
+    max_programs=max(max_programs, len(entries) * len(batch_sizes)),
+    folder=folder,
+  )
+  prepare_ahead(network, batch_sizes, weights=prepare == 'load')
+  return network
+
+
+def check_options(
+  backend: str,
+  prepare: str,
+  batch_sizes: Sequence[int],
+  max_batch: int,
+  max_programs: int,
+) -> None:
+  """Raises ValueError unless these are options of `load`."""
+  for what, given, allowed in (
+    ('backend', backend, BACKENDS),
+    ('prepare', prepare, PREPARE),
+  ):
+    if given not in allowed:
+      raise ValueError(f'{what} must be one of {allowed}, got {given!r}')
+  if any(size < 1 for size in batch_sizes):
+    raise ValueError(f'batch_sizes must be positive, got {[*batch_sizes]}')
+  for what, number in (
+    ('max_batch', max_batch),
+    ('max_programs', max_programs),
+  ):
+    if number < 1:
+      raise ValueError(f'{what} must be at least 1, got {number}')
+
+
+def prepare_ahead(
+  network: Network, batch_sizes: Sequence[int], *, weights: bool
+) -> None:
+  """Compiles programs for batch sizes, and prepares weights, in threads.
+
+  Args:
+    network: whose.
+    batch_sizes: of images in the documented form, uint8 where there is a
+      preprocessing; at every width.
+    weights: whether the weights of every width are prepared, too.
+  """
+  dtype = 'uint8' if network.manifest.preprocesses else 'float32'
+  jobs = [
+    functools.partial(network.compiled, width, size, dtype)
+    for width in network.widths
+    for size in batch_sizes
+  ]
+  if weights:
+    jobs += [functools.partial(network.weights, w) for w in network.widths]
+  if not jobs:
+    return
+  with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
+    for done in [pool.submit(job) for job in jobs]:
+      done.result()

@@ -1,0 +1,165 @@
+"""What is known of a network that is served: `Manifest`, and its JSON."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from slimjax.widths import canonical
+from slimjax.widths import Width
+
+SCHEMA = 3
+READABLE = (1, 2, 3)
+# How a task says that what it predicts are logits of the classes, [b, classes].
+LOGITS = 'logits'
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthEntry:
+  """The entry of one width in a manifest: a row of its table.
+
+  Attributes:
+    width: a float, or the channels of every layer.
+    switch: name of the width's switch.
+    channels: the active output channels of every layer that sets a width.
+    macs: multiply-accumulates for one image.
+    params: parameters the width uses.
+    prepared_bytes: size of its prepared weights.
+    error: what is minimised, on validation images: the headline metric of the
+      manifest, or its negative; None if it was not measured.
+    prepare, predict: files of its programs; None without the format 'jax'.
+    inputs: names of the tensors that `prepare` takes.
+    onnx: file of its ONNX model; None without the format 'onnx'.
+    latency_ms: median latency of a request, measured as the manifest's
+      `measured` says; None if it was not measured.
+  """
+
+  width: Width
+  switch: str
+  channels: tuple[int, ...]
+  macs: int
+  params: int
+  prepared_bytes: int
+  error: float | None
+  prepare: str | None
+  predict: str | None
+  inputs: tuple[str, ...]
+  onnx: str | None
+  latency_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """Describes a network, its images and its outputs.
+
+  Attributes:
+    model: class of the network and its options, for the reader; nothing is
+      built from it.
+    class_names: one name per class, or empty.
+    image_size: (height, width) that the programs take.
+    preprocessing: what has to be done to uint8 images, in words; the program
+      `preprocess` does it.
+    batch_size: batch size that the programs take; None for any.
+    platforms: platforms that the programs are made for.
+    widths: one entry per width, thinnest first.
+    default_width: width that is used where none is given.
+    validation: where the errors come from: data set, split, examples, step.
+    versions: versions of the packages that wrote the bundle.
+    files: {path: {'bytes', 'sha256'}}
+    headline: title, unit and direction of the metric of the errors; if more is
+      better, the errors are its negatives.
+    outputs: 'logits' if the outputs are logits of the classes, [b, classes];
+      else ''.
+    decode: rule by which an encoded picture becomes uint8 [h, w, 3]: its name
+      and its numbers; None if it is unknown.
+    preprocesses: whether uint8 images are taken, and preprocessed.
+    input_range: smallest and largest value of preprocessed images; None if it
+      is unknown.
+    source: where the weights come from: run and step, or empty.
+    measured: where the latencies come from: device, backend, batch size and
+      time, or empty.
+    onnx_input: type of the images that the ONNX models take: 'float32',
+      preprocessed, or 'uint8'.
+  """
+
+  model: Mapping[str, Any]
+  class_names: tuple[str, ...]
+  image_size: tuple[int, int]
+  preprocessing: str
+  batch_size: int | None
+  platforms: tuple[str, ...]
+  widths: tuple[WidthEntry, ...]
+  default_width: Width
+  validation: Mapping[str, Any]
+  versions: Mapping[str, str]
+  files: Mapping[str, Mapping[str, Any]]
+  headline: Mapping[str, str] = dataclasses.field(
+    default_factory=lambda: {
+      'title': 'error',
+      'unit': '%',
+      'direction': 'min',
+    }
+  )
+  outputs: str = ''
+  decode: Mapping[str, Any] | None = None
+  preprocesses: bool = False
+  input_range: tuple[float, float] | None = None
+  source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  onnx_input: str = 'float32'
+
+  def entry(self, width: Width) -> WidthEntry:
+    """Returns the entry of `width`.
+
+    Raises:
+      ValueError: there is no such width.
+    """
+    for entry in self.widths:
+      if entry.width == width:
+        return entry
+    raise ValueError(
+      f'the bundle has no width {width}, only'
+      f' {", ".join(str(entry.width) for entry in self.widths)}'
+    )
+
+
+def parse(content: Mapping[str, Any], *, preprocesses: bool) -> Manifest:
+  """Returns the manifest that JSON holds, of any readable schema.
+
+  Args:
+    content: the JSON.
+    preprocesses: whether the bundle has a program that preprocesses; schemas
+      before 3 do not say it.
+
+  Raises:
+    KeyError, TypeError, ValueError: it is not what its schema says.
+  """
+  schema = content['schema']
+  # Schema 1 had classifiers alone, and called their outputs logits.
+  older: dict[str, Any] = {'outputs': LOGITS if schema == 1 else ''}
+  older['preprocesses'] = preprocesses
+  older['default_width'] = content['widths'][-1]['width']
+  fields: dict[str, Any] = {}
+  for field in dataclasses.fields(Manifest):
+    if field.name in content or schema == SCHEMA:
+      fields[field.name] = content[field.name]
+    elif field.name in older:
+      fields[field.name] = older[field.name]
+  fields['widths'] = tuple(_entry(entry) for entry in fields['widths'])
+  fields['default_width'] = canonical(fields['default_width'])
+  for name in ('class_names', 'image_size', 'platforms', 'input_range'):
+    if fields.get(name) is not None:
+      fields[name] = tuple(fields[name])
+  manifest = Manifest(**fields)
+  manifest.entry(manifest.default_width)
+  return manifest
+
+
+def _entry(entry: Mapping[str, Any]) -> WidthEntry:
+  return WidthEntry(
+    **{
+      **entry,
+      'width': canonical(entry['width']),
+      'channels': tuple(entry['channels']),
+      'inputs': tuple(entry['inputs']),
+    }
+  )

@@ -1,0 +1,72 @@
+"""What an ONNX file says of itself: it can be used without its bundle."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from slimjax.data.preprocess import Normalise
+from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import WidthEntry
+
+# In the order in which they stand in the file.
+KEYS = {
+  'class_names': 'one name per class, as a JSON list',
+  'outputs': "'logits', if the outputs are logits of the classes",
+  'image_size': 'height and width in pixels, as a JSON list',
+  'decode': 'how a picture becomes an image of that size, as JSON',
+  'input': 'what is done to the images inside, and what before',
+  'preprocessing': 'what is done to uint8 images, in words',
+  'mean': 'of RGB in [0, 1], subtracted; a number, or a JSON list of three',
+  'std': 'of RGB in [0, 1], divided by; a number, or a JSON list of three',
+  'width': 'the width, a number or a JSON list of channels',
+  'macs': 'multiply-accumulates for one image',
+  'params': 'number of parameters',
+  'error': 'the error metric on validation images',
+  'error_metric': 'title, unit and direction of the error, as JSON',
+  'validation': 'where the error comes from, as JSON',
+  'source': 'run and step of the weights, as JSON',
+}
+
+
+def onnx_metadata(
+  manifest: Manifest, entry: WidthEntry, preprocess: Any
+) -> dict[str, str]:
+  """Returns the metadata of a width's ONNX model, by `KEYS` that are known.
+
+  Args:
+    manifest: of the bundle; its `widths` and `files` are not read.
+    entry: of the width.
+    preprocess: uint8 images -> floating images, or None.
+  """
+  error = entry.error
+  if error is not None and manifest.headline.get('direction') == 'max':
+    error = -error
+  inside = manifest.onnx_input == 'uint8'
+  values: Mapping[str, Any] = {
+    'class_names': manifest.class_names or None,
+    'outputs': manifest.outputs or None,
+    'image_size': manifest.image_size,
+    'decode': manifest.decode,
+    'input': (
+      'uint8 RGB images; the preprocessing is inside'
+      if inside
+      else 'float32 RGB images that have been preprocessed'
+    ),
+    'preprocessing': manifest.preprocessing or None,
+    'width': entry.width,
+    'macs': entry.macs,
+    'params': entry.params,
+    'error': error,
+    'error_metric': None if error is None else manifest.headline,
+    'validation': manifest.validation or None,
+    'source': manifest.source or None,
+  }
+  if isinstance(preprocess, Normalise):
+    values = {**values, 'mean': preprocess.mean, 'std': preprocess.std}
+  return {
+    key: values[key]
+    if isinstance(values[key], str)
+    else json.dumps(values[key])
+    for key in KEYS
+    if values.get(key) is not None
+  }

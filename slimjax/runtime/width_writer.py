@@ -1,0 +1,140 @@
+"""Writes what a bundle holds of one width: its programs, and its ONNX model."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax import export as jax_export
+import jax.numpy as jnp
+
+from slimjax.models.net import SlimNet
+from slimjax.runtime.manifest import WidthEntry
+from slimjax.runtime.slices import Predict
+from slimjax.runtime.slices import width_programs
+from slimjax.variables import Variables
+from slimjax.variables.profile import profile_model
+from slimjax.widths import Width
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """How a network is written; see the arguments of `slimjax.runtime.export`.
+
+  Attributes:
+    onnx_metadata: entry of a width -> what its ONNX model says of itself.
+  """
+
+  predict: Predict
+  preprocess: Callable[[jax.Array], jax.Array] | None
+  image_size: tuple[int, int]
+  batch_size: int | None
+  platforms: Sequence[str]
+  formats: Sequence[str]
+  onnx_input: str
+  onnx_metadata: Callable[[WidthEntry], Mapping[str, str]]
+
+
+def write_width(
+  folder: pathlib.Path,
+  model: SlimNet,
+  variables: Variables,
+  width: Width,
+  *,
+  form: Form,
+  error: float | None,
+) -> WidthEntry:
+  """Writes the files of one width, and returns what the manifest says of it.
+
+  Args:
+    folder: of the bundle.
+    model, variables: the whole network.
+    width: one of the model's.
+    form: how it is written.
+    error: what is minimised, on validation images; None if it is unknown.
+  """
+  switch = model.switch(width)
+  programs = width_programs(model, variables, width, form.predict)
+  tensors = programs.shapes()
+  prepared = jax.eval_shape(programs.prepare, tensors)
+  profile = profile_model(model, width=width, image_size=form.image_size)
+  by_xla = 'jax' in form.formats
+  entry = WidthEntry(
+    width=width,
+    switch=switch,
+    channels=model.channels(width),
+    macs=profile.macs,
+    params=profile.params,
+    prepared_bytes=sum(
+      x.size * x.dtype.itemsize for x in jax.tree.leaves(prepared)
+    ),
+    error=error,
+    inputs=tuple(tensors),
+    prepare=f'programs/{switch}.prepare' if by_xla else None,
+    predict=f'programs/{switch}.predict' if by_xla else None,
+    onnx=f'onnx/{switch}.onnx' if 'onnx' in form.formats else None,
+  )
+  if entry.prepare is not None and entry.predict is not None:
+    images = image_shapes('float32', form)
+    write_program(folder / entry.prepare, programs.prepare, form, tensors)
+    write_program(
+      folder / entry.predict, programs.predict, form, prepared, images
+    )
+  if entry.onnx is not None:
+    _write_onnx(folder / entry.onnx, model, variables, entry, form)
+  return entry
+
+
+def _write_onnx(
+  path: pathlib.Path,
+  model: SlimNet,
+  variables: Variables,
+  entry: WidthEntry,
+  form: Form,
+) -> None:
+  from slimjax.runtime.onnx_model import write_onnx
+
+  path.parent.mkdir(exist_ok=True)
+  # ONNX Runtime has no bfloat16 on CPUs.
+  exact = model.clone(dtype=jnp.float32)
+  programs = width_programs(exact, variables, entry.width, form.predict)
+  weights = jax.jit(programs.prepare)(programs.read())
+
+  def predict(weights, images):
+    if form.onnx_input == 'uint8':
+      assert form.preprocess is not None
+      images = form.preprocess(images)
+    return programs.predict(weights, images)
+
+  write_onnx(
+    predict,
+    weights,
+    image_shapes(form.onnx_input, form),
+    path,
+    name=entry.switch,
+    metadata=form.onnx_metadata(entry),
+  )
+
+
+def image_shapes(dtype: str, form: Form) -> jax.ShapeDtypeStruct:
+  """Returns shape and type of a batch of images, `b` of them if any number."""
+  height, width = form.image_size
+  shape = f'{form.batch_size or "b"}, {height}, {width}, 3'
+  return jax.ShapeDtypeStruct(
+    jax_export.symbolic_shape(shape), jnp.dtype(dtype)
+  )
+
+
+def write_program(
+  path: pathlib.Path, function: Callable[..., Any], form: Form, *arguments: Any
+) -> None:
+  """Writes a function as StableHLO, for arguments of these shapes."""
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
+  )
+  exported = jax_export.export(jax.jit(function), platforms=form.platforms)
+  path.parent.mkdir(exist_ok=True)
+  path.write_bytes(exported(*shapes).serialize())
