@@ -66,6 +66,7 @@ ORDER = (
   'training.compiling',
   'training.mesh',
   'training.gradient',
+  'training.update',
   'training.steps',
   'training.checkpoint',
   'training.runs',

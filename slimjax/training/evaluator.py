@@ -6,6 +6,8 @@ import functools
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from slimjax.data.batches import Corrupt
@@ -17,9 +19,11 @@ from slimjax.tasks.base import Task
 from slimjax.training import processes
 from slimjax.training.compiling import compile_all
 from slimjax.training.compiling import quiet
+from slimjax.training.gradient import KEPT
+from slimjax.training.mesh import AXIS
 from slimjax.training.mesh import shard
-from slimjax.training.steps import make_eval_step
 from slimjax.variables import extract
+from slimjax.variables import select
 from slimjax.variables import Variables
 from slimjax.variables.slicing import narrow
 from slimjax.widths import label
@@ -126,3 +130,41 @@ class Evaluator:
     )
     self._steps = dict(zip(self._steps, programs.values(), strict=True))
     self._compiled = True
+
+
+@functools.lru_cache(maxsize=KEPT)
+def make_eval_step(
+  model: SlimNet,
+  task: Task,
+  mesh: jax.sharding.Mesh,
+  preprocess: Callable | None = None,
+) -> Callable:
+  """Returns `measured = step(variables, batch)` of a model's one width.
+
+  Args:
+    model: from `slimjax.extract`; its weights are an argument, so that no slice
+      is taken inside the compiled function.
+    task: says what is measured.
+    mesh: with the axis `data`, over which the batch is split.
+    preprocess: images -> floating images; by default they are used as they are.
+
+  Returns:
+    A jitted function of the model's variables and a batch with `mask` (False
+    for padding); it returns what `task.measure` does.
+  """
+  (width,) = model.widths
+  switch = model.switch(width)
+
+  def evaluate(variables, batch):
+    if preprocess is not None:
+      batch = {**batch, 'image': preprocess(batch['image'])}
+    selected = select(variables, switch)
+    forward = functools.partial(model.apply, selected, width=width)
+    return task.measure(forward, batch)
+
+  replicated = NamedSharding(mesh, P())
+  return jax.jit(
+    evaluate,
+    in_shardings=(replicated, NamedSharding(mesh, P(AXIS))),
+    out_shardings=replicated,
+  )

@@ -1,4 +1,4 @@
-"""Training and evaluation steps: the only code that trains several widths.
+"""The training step: the only code that trains several widths.
 
 One training step is a few compiled programs:
 
@@ -20,8 +20,8 @@ the end.
 
 Between programs an array private to a device has a leading axis of devices.
 
-The programs of the last networks are kept: to train or evaluate one again in
-the same process, from another seed, traces and compiles none of them again.
+The programs of the last networks are kept: to train one again in the same
+process, from another seed, traces and compiles none of them again.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,7 @@ import functools
 from typing import Any
 
 import jax
-from jax import lax
 import jax.flatten_util
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -49,13 +47,9 @@ from slimjax.training.compiling import quiet
 from slimjax.training.gradient import gradient_program
 from slimjax.training.gradient import KEPT
 from slimjax.training.mesh import AXIS
-from slimjax.training.mesh import compiler_options
-from slimjax.training.state import trained
 from slimjax.training.state import TrainState
+from slimjax.training.update import update_program
 from slimjax.variables import select
-from slimjax.variables.format import PARAMS
-from slimjax.variables.format import SHARED
-from slimjax.variables.format import TRAINED
 from slimjax.widths import label
 from slimjax.widths import Width
 
@@ -260,7 +254,7 @@ def make_train_step(
       switch: gradient_program(model, task, width, mesh)
       for switch, width in trained_at.items()
     },
-    update=_update_program(optimizer, schedule, mesh),
+    update=update_program(optimizer, schedule, mesh),
     key=_replicated_key(seed, mesh),
   )
 
@@ -285,121 +279,4 @@ def _prepare_program(augment: Augment | None, mesh: Mesh):
     prepare,
     in_shardings=(split, replicated, replicated),
     out_shardings=(split, replicated),
-  )
-
-
-@functools.lru_cache(maxsize=KEPT)
-def _update_program(
-  optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
-):
-  def update(state, shared, private):
-    if mesh.size == 1:  # nothing to average, and no copy to do it in
-      shared, private = jax.tree.map(lambda x: x[0], (shared, private))
-    else:
-      average = jax.shard_map(
-        _average, mesh=mesh, in_specs=P(AXIS), out_specs=P()
-      )
-      shared, private = average(shared, private)
-    old = trained(state.variables)
-    gradients = {
-      name: shared['gradients'][PARAMS]
-      if name == PARAMS
-      else _trees(tree, private, shared, 'gradients', name)
-      for name, tree in old.items()
-    }
-    updates, opt_state = optimizer.update(gradients, state.opt_state, old)
-    new = optax.apply_updates(old, updates)
-    moved = {
-      name: _trees(tree, private, shared, 'states', name)
-      for name, tree in state.variables.items()
-      if name not in TRAINED
-    }
-    metrics = {
-      'widths': {
-        switch: jax.tree.map(lambda x: x * mesh.size, of_switch['metrics'])
-        for switch, of_switch in private.items()
-      },
-      'gradient_norm': optax.tree.norm(gradients),
-      'learning_rate': schedule(state.step),
-    }
-    state = TrainState(
-      step=state.step + 1,
-      variables={**state.variables, **new, **moved},
-      opt_state=opt_state,
-    )
-    return state, metrics
-
-  return jax.jit(
-    update,
-    donate_argnums=0,
-    out_shardings=NamedSharding(mesh, P()),
-    compiler_options=compiler_options(mesh),
-  )
-
-
-def _trees(old, private, shared, kind, collection):
-  """A collection as the state has it: a tree per switch, and what is shared.
-
-  Switches that the step did not train have no gradient, and keep their state.
-  """
-  idle = lambda tree: (
-    jax.tree.map(jnp.zeros_like, tree) if kind == 'gradients' else tree
-  )
-  trees = {
-    switch: private[switch][kind][collection]
-    if switch in private
-    else idle(tree)
-    for switch, tree in old.items()
-    if switch != SHARED
-  }
-  if SHARED in old:
-    trees[SHARED] = shared[kind][collection]
-  return trees
-
-
-def _average(shared, private):
-  """Means over the devices of what each has of its own, in one reduction."""
-  shared, private = jax.tree.map(lambda x: x[0], (shared, private))
-  # As one vector: XLA joins reductions, but no more than some hundred arrays,
-  # and the norms of many widths are more.
-  params = shared['gradients'].pop(PARAMS)
-  vector, unravel = jax.flatten_util.ravel_pytree((shared, private))
-  params, vector = lax.pmean((params, vector), AXIS)
-  shared, private = unravel(vector)
-  shared['gradients'][PARAMS] = params
-  return shared, private
-
-
-@functools.lru_cache(maxsize=KEPT)
-def make_eval_step(
-  model: SlimNet, task: Task, mesh: Mesh, preprocess: Callable | None = None
-) -> Callable:
-  """Returns `measured = step(variables, batch)` of a model's one width.
-
-  Args:
-    model: from `slimjax.extract`; its weights are an argument, so that no slice
-      is taken inside the compiled function.
-    task: says what is measured.
-    mesh: with the axis `data`, over which the batch is split.
-    preprocess: images -> floating images; by default they are used as they are.
-
-  Returns:
-    A jitted function of the model's variables and a batch with `mask` (False
-    for padding); it returns what `task.measure` does.
-  """
-  (width,) = model.widths
-  switch = model.switch(width)
-
-  def evaluate(variables, batch):
-    if preprocess is not None:
-      batch = {**batch, 'image': preprocess(batch['image'])}
-    selected = select(variables, switch)
-    forward = functools.partial(model.apply, selected, width=width)
-    return task.measure(forward, batch)
-
-  replicated = NamedSharding(mesh, P())
-  return jax.jit(
-    evaluate,
-    in_shardings=(replicated, NamedSharding(mesh, P(AXIS))),
-    out_shardings=replicated,
   )

@@ -16,6 +16,7 @@ from slimjax.tasks.classification import Classification
 from slimjax.tasks.classification import top_k_correct
 from slimjax.tasks.losses import cross_entropy
 from slimjax.tasks.losses import soft_cross_entropy
+from slimjax.training.evaluator import make_eval_step
 from slimjax.training.mesh import AXIS
 from slimjax.training.mesh import data_mesh
 from slimjax.training.mesh import replicate
@@ -23,7 +24,6 @@ from slimjax.training.mesh import shard
 from slimjax.training.optim import sgd
 from slimjax.training.state import trained
 from slimjax.training.state import TrainState
-from slimjax.training.steps import make_eval_step
 from slimjax.training.steps import make_train_step
 from slimjax.variables import extract
 from slimjax.variables import init

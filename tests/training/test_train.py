@@ -28,7 +28,9 @@ from slimjax.models import create_model
 from slimjax.tasks import Classification
 from slimjax.train import NonFiniteError
 from slimjax.train import train_and_evaluate
+from slimjax.training import evaluator
 from slimjax.training import steps
+from slimjax.training import update
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.gradient import gradient_program
@@ -100,8 +102,8 @@ def run(tmp_path_factory):
   for programs in (
     steps._prepare_program,
     gradient_program,
-    steps._update_program,
-    steps.make_eval_step,
+    update.update_program,
+    evaluator.make_eval_step,
   ):
     programs.cache_clear()  # as in a process that has just begun
   with pytest.MonkeyPatch.context() as patch:
