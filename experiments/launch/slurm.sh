@@ -5,7 +5,7 @@
 #     configs/resnet50.py /shared/runs/resnet50 /shared/tfds
 #
 # A minute before its time is up SLURM sends SIGTERM: the run saves, and the
-# same command goes on.
+# same command resumes the run.
 #SBATCH --ntasks-per-node=1
 #SBATCH --signal=TERM@60
 set -euo pipefail

@@ -6,7 +6,7 @@
 #     experiments/launch/tpu_pod.sh configs/resnet50.py resnet50
 #
 # BUCKET/tfds holds ImageNet as ArrayRecord; the run goes to BUCKET/runs/NAME.
-# The same command again goes on where a lost slice stopped. DRY_RUN=1 prints.
+# The same command again resumes where a lost slice stopped. DRY_RUN=1 prints.
 set -euo pipefail
 
 config=${1:?the configuration, such as configs/resnet50.py}

@@ -99,8 +99,8 @@ def slim_param(
 ) -> jax.Array:
   """Returns a parameter of `module`, whatever its size.
 
-  `nn.Module.param` would refuse an array that has not the initialiser's shape;
-  a layer that slices takes parameters that are wider than its call.
+  `nn.Module.param` refuses an array whose shape is not the initialiser's; here
+  a layer that slices takes parameters that are wider than its call needs.
 
   Args:
     module: the layer, inside its compact method.
