@@ -8,6 +8,8 @@ if TYPE_CHECKING:
   from slimjax.models import create_model
   from slimjax.models import MODELS
   from slimjax.models.net import SlimNet
+  from slimjax.training.weights import load_weights
+  from slimjax.training.weights import make_slimmable
   from slimjax.variables import apply
   from slimjax.variables import extract
   from slimjax.variables import fold_batch_norm
@@ -37,6 +39,8 @@ _HOMES = {
   'init': 'variables',
   'list_models': 'variables.profile',
   'load_torch': 'variables.torch_names',
+  'load_weights': 'training.weights',
+  'make_slimmable': 'training.weights',
   'profile_model': 'variables.profile',
   'save_torch': 'variables.torch_names',
 }
@@ -54,6 +58,8 @@ __all__ = [
   'init',
   'list_models',
   'load_torch',
+  'load_weights',
+  'make_slimmable',
   'profile_model',
   'save_torch',
 ]

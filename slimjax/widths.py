@@ -71,6 +71,22 @@ def switch_name(width: Width) -> str:
   return f'w{whole}{decimals:0<2}'
 
 
+def named_width(name: str) -> float | None:
+  """Returns the width that a switch's name stands for: 'w025' -> 0.25.
+
+  None for names of channels, whose checksum does not tell them. 'w1125' may be
+  1.125 or 11.25: the smaller is returned.
+  """
+  digits = name.removeprefix('w')
+  if digits == name or not digits.isdecimal():
+    return None
+  for place in range(1, len(digits)):
+    width = float(f'{digits[:place]}.{digits[place:]}')
+    if width and switch_name(width) == name:
+      return width
+  return None
+
+
 def label(width: Width) -> str:
   """Returns what a width is called in tables and plots: '0.25', 'c1f3a9c07'."""
   return switch_name(width) if isinstance(width, tuple) else str(width)

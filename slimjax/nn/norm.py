@@ -24,6 +24,8 @@ from slimjax.nn.slicing import take_active
 # Defaults of every batch norm, as in PyTorch.
 MOMENTUM = 0.1
 EPSILON = 1e-5
+# The collection of what a batch's own mean and unbiased variance were.
+MOMENTS = 'batch_moments'
 
 
 def statistics_dtype(dtype: Any) -> Any:
@@ -117,6 +119,9 @@ class SwitchableBatchNorm(_Norm):
       unbiased = batch_var * (count / max(count - 1, 1))
       self._move('mean', mean, batch_mean)
       self._move('var', var, unbiased)
+      # For `slimjax.variables.calibrating`; kept only where it is mutable.
+      self.sow(MOMENTS, 'mean', batch_mean)
+      self.sow(MOMENTS, 'var', unbiased)
     return outputs
 
   def _move(self, name, old, batch):

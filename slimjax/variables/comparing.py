@@ -67,7 +67,7 @@ def compare(
   outputs, problem = attempt(call, small, weights, *inputs)
   if problem:
     return None, [f'{at}: {problem}']
-  gap = _difference(call(model, variables, *inputs), outputs)
+  gap = difference(call(model, variables, *inputs), outputs)
   if gap > tolerance:
     lines.append(f'{at}: apply differs from the extracted network by {gap:.1e}')
   switch = model.switch(width)
@@ -87,7 +87,7 @@ def compare(
     if problem:  # a layer of Flax that takes parameters of one size only
       continue
     moved = _cut_like(extracted[1], direct[1], parts)
-    gap = _difference((direct[0], moved), extracted)
+    gap = difference((direct[0], moved), extracted)
     if gap > tolerance:
       layer = _first(run, (model, whole), (small, own), tolerance)
       lines.append(
@@ -101,7 +101,7 @@ def compare(
     folded, problem = attempt(
       lambda: call(*fold_batch_norm(small, weights), *inputs)
     )
-    gap = 0 if problem else _difference(folded, outputs)
+    gap = 0 if problem else difference(folded, outputs)
     if problem or gap > tolerance:
       what = problem or f'folding changes the outputs by {gap:.1e}'
       lines.append(f'{at}: {what}; {FOLDS}')
@@ -175,12 +175,12 @@ def _first(run, whole, extracted, tolerance: float) -> str:
     a, b = (
       [x for key, x in one.items() if key[: len(path)] == path] for one in flat
     )
-    if _difference(a, b) > tolerance:
+    if difference(a, b) > tolerance:
       return '/'.join(path)
   return 'something'
 
 
-def _difference(found: Any, expected: Any) -> float:
+def difference(found: Any, expected: Any) -> float:
   """Returns the largest difference, relative to the largest of its array."""
   found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
   worst = 0.0 if len(found) == len(expected) else np.inf

@@ -1,10 +1,10 @@
-"""Reads and writes checkpoints of the authors' PyTorch networks.
+"""Reads and writes checkpoints of the authors, and reads ordinary networks.
 
-In them `features.3.body.1.bn.0.weight` is the scale of switch 0 (widths
+In the authors' `features.3.body.1.bn.0.weight` is the scale of switch 0 (widths
 ascending) of the norm that follows the convolution `features.3.body.0`.
 Convolutions are (out, in / groups, kh, kw), linear layers (out, in). One
 grouped 1x1 convolution here is three convolutions there (`a_0`, `a_1`, `a_2`),
-and so is the stem of ShuffleNet.
+and so is the stem of ShuffleNet. The names are in `torch_layouts`.
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,16 @@ from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from slimjax.models.mobilenet_v1 import MobileNetV1
-from slimjax.models.mobilenet_v1 import UNITS
-from slimjax.models.mobilenet_v2 import MobileNetV2
-from slimjax.models.mobilenet_v2 import STAGES as INVERTED_STAGES
 from slimjax.models.net import SlimNet
-from slimjax.models.resnet import ResNet
-from slimjax.models.shufflenet import GROUPS
-from slimjax.models.shufflenet import ShuffleNet
-from slimjax.models.shufflenet import STAGES as SHUFFLE_STAGES
 from slimjax.variables.format import SHARED
 from slimjax.variables.format import variable_shapes
 from slimjax.variables.format import Variables
+from slimjax.variables.reading import read_file
+from slimjax.variables.recognising import misfit
+from slimjax.variables.recognising import recognise
+from slimjax.variables.state_dicts import state_dict
+from slimjax.variables.torch_layouts import authors_layout
+from slimjax.variables.torch_layouts import Layout
 
 Arrays = Mapping[str, Any]
 # Our names and PyTorch's of the variables of a norm.
@@ -40,62 +38,98 @@ _NORM = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Unit:
-  """A `ConvNorm` and the PyTorch modules that correspond to it.
-
-  Attributes:
-    path: path of the `ConvNorm`.
-    convs: PyTorch's convolutions, one for each block of output channels.
-    norms: PyTorch's norms, likewise.
-    shared_norm: whether the published code has one norm for all switches there.
-  """
-
-  path: tuple[str, ...]
-  convs: tuple[str, ...]
-  norms: tuple[str, ...]
-  shared_norm: bool = False
-
-
 def load_torch(
   model: SlimNet, checkpoint: str | os.PathLike | Arrays
 ) -> dict[str, Any]:
   """Returns the variables in a checkpoint of the authors' network.
 
+  `slimjax.load_weights` takes those of other networks, classes and widths too.
+
   Args:
     model: the same architecture with the same widths and classes.
     checkpoint: a dict of arrays by name, or the path of a file: .npz,
       .safetensors, or a PyTorch file (read with `weights_only=True`; needs
-      torch). The tensors may stand under the key `model`, their names may begin
-      with `module.`, and `num_batches_tracked` is ignored.
+      torch). The tensors may stand under keys such as `model` or `state_dict`,
+      their names may begin with `module.` or `_orig_mod.`, and
+      `num_batches_tracked` is ignored.
 
   Returns:
     The variables, float32 (float64 if the arrays are and jax allows it).
 
   Raises:
-    ValueError: tensors are missing, extra or misshaped; the message lists all.
+    ValueError: the file cannot be read, numbers in it are not finite, or
+      tensors are missing, extra or misshaped.
   """
-  arrays = _read(checkpoint)
-  if not _is_array(arrays.get('model', np.zeros(()))):
-    arrays = arrays['model']
-  arrays = {
-    name.removeprefix('module.'): array
-    for name, array in arrays.items()
-    if not name.endswith('num_batches_tracked')
-  }
-  expected = dict(_entries(model))
+  where = 'the checkpoint'
+  if not isinstance(checkpoint, Mapping):
+    where = os.fspath(checkpoint)
+    checkpoint = read_file(checkpoint)
+  return from_authors(model, state_dict(checkpoint, where).arrays, where)
+
+
+def from_authors(model: SlimNet, arrays: Arrays, where: str) -> dict[str, Any]:
+  """Returns the variables of `model` in arrays by the authors' names."""
+  arrays = dict(arrays)
+  layout = authors_layout(model)
+  expected = dict(_entries(model, layout))
   # One published norm is shared by the switches; ours is private by default.
-  for unit in _units(model):
+  for unit in layout.units(model):
     for name in _NORM.values() if unit.shared_norm else ():
       shared = f'{unit.norms[0]}.{name}'
       if shared in arrays and shared not in expected:
         array = arrays.pop(shared)
         for i in range(len(model.widths)):
           arrays[f'{unit.norms[0]}.bn.{i}.{name}'] = array
-  arrays = {name: _to_numpy(array) for name, array in arrays.items()}
-  _compare(model, arrays, {n: e.shape for n, e in expected.items()})
+  shapes = {name: np.shape(array) for name, array in arrays.items()}
+  lines = misfit({n: e.shape for n, e in expected.items()}, shapes)
+  if lines:
+    look = recognise(shapes)
+    looks = f'; it looks like {look.network}' if look.network else ''
+    if look.layout not in ('', 'authors'):
+      looks += ', which slimjax.load_weights takes'
+    raise ValueError(
+      f'{where} is not one of the authors of {type(model).__name__} with widths'
+      f' {model.widths} and {model.num_classes} classes{looks}:\n'
+      + '\n'.join(lines)
+    )
+  return _assembled(expected, arrays)
+
+
+def from_ordinary(
+  model: SlimNet, layout: Layout, arrays: Arrays, where: str
+) -> dict[str, Any]:
+  """Returns the variables in arrays of a network of one width.
+
+  Args:
+    model: the same architecture with one width, and the same classes.
+    layout: the names; of the model's family.
+    arrays: by these names.
+    where: what they are, for errors.
+
+  Raises:
+    ValueError: tensors are missing, extra or misshaped.
+  """
+  expected = dict(_entries(model, layout, plain=True))
+  shapes = {name: np.shape(array) for name, array in arrays.items()}
+  lines = misfit({n: e.shape for n, e in expected.items()}, shapes)
+  if lines:
+    raise ValueError(
+      f'{where} looks like {recognise(shapes).network}, but does not fit'
+      f' {type(model).__name__}:\n' + '\n'.join(lines)
+    )
+  return _assembled(expected, arrays)
+
+
+def _assembled(
+  expected: Mapping[str, '_Entry'], arrays: Arrays
+) -> dict[str, Any]:
+  """Returns our tree of arrays by PyTorch's names."""
   parts: dict[tuple[str, ...], list] = {}
   for name, entry in expected.items():
+    if not np.issubdtype(arrays[name].dtype, np.floating):
+      raise ValueError(
+        f'{name} holds {arrays[name].dtype} numbers; floating ones are needed'
+      )
     value = _from_torch(arrays[name])
     parts.setdefault(entry.path, []).append(value)
   return traverse_util.unflatten_dict(
@@ -129,7 +163,8 @@ def save_torch(
   flat = traverse_util.flatten_dict(variables)
   offsets: dict[tuple[str, ...], int] = {}
   arrays = {}
-  for name, entry in _entries(model):
+  layout = authors_layout(model)
+  for name, entry in _entries(model, layout):
     if entry.path not in flat:
       raise ValueError(
         f'the variables have no {"/".join(entry.path)}: save_torch needs all'
@@ -140,7 +175,7 @@ def save_torch(
     offsets[entry.path] = start + size
     value = np.asarray(flat[entry.path])[..., start : start + size]
     arrays[name] = _to_torch(value)
-  for unit in _units(model):
+  for unit in layout.units(model):
     if unit.shared_norm and f'{unit.norms[0]}.bn.0.weight' in arrays:
       _share(arrays, unit.norms[0], len(model.widths))
   if path is not None:
@@ -156,11 +191,19 @@ class _Entry:
   shape: tuple[int, ...]
 
 
-def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
-  """Yields every tensor of the checkpoint; norms are private unless shared."""
+def _entries(
+  model: SlimNet, layout: Layout, *, plain: bool = False
+) -> Iterator[tuple[str, _Entry]]:
+  """Yields every tensor of the checkpoint; norms are private unless shared.
+
+  Args:
+    model: the network.
+    layout: the names.
+    plain: whether the network has one width and its norms no switches.
+  """
   flat = traverse_util.flatten_dict(variable_shapes(model))
   switches = [model.switch(width) for width in model.ordered_widths]
-  for unit in _units(model):
+  for unit in layout.units(model):
     blocks = len(unit.convs)
     kernel = ('params', *unit.path, 'conv', 'kernel')
     kh, kw, fan_in, out = flat[kernel].shape
@@ -175,109 +218,15 @@ def _entries(model: SlimNet) -> Iterator[tuple[str, _Entry]]:
           shape = (flat[path].shape[0] // blocks,)
           yield f'{norm}.{name}', _Entry(path, shape)
       for i, switch in enumerate(switches):
+        prefix = norm if plain else f'{norm}.bn.{i}'
         for name, (collection, _, *module, leaf) in shared.items():
           private = (collection, switch, *module, leaf)
           if private in flat:
             shape = (flat[private].shape[0] // blocks,)
-            yield f'{norm}.bn.{i}.{name}', _Entry(private, shape)
-  path = ('params', 'classifier', 'kernel')
-  yield 'classifier.0.weight', _Entry(path, flat[path].shape[::-1])
-  path = ('params', 'classifier', 'bias')
-  yield 'classifier.0.bias', _Entry(path, flat[path].shape)
-
-
-def _units(model: SlimNet) -> list[_Unit]:
-  """Returns the units of a network in the order of the published checkpoint."""
-  for family, units in _FAMILIES.items():
-    if isinstance(model, family):
-      return units(model)
-  raise ValueError(
-    f'{type(model).__name__} has no published checkpoints; they exist for'
-    f' {", ".join(family.__name__ for family in _FAMILIES)}'
-  )
-
-
-def _unit(path: str, conv: str, norm: str, **options) -> _Unit:
-  return _Unit(tuple(path.split('/')), (conv,), (norm,), **options)
-
-
-def _body(path: str, prefix: str, names: tuple[str, ...]) -> list[_Unit]:
-  """Returns units in PyTorch's sequence: convolution, norm, activation, ..."""
-  return [
-    _unit(
-      f'{path}/{name}', f'{prefix}.body.{3 * i}', f'{prefix}.body.{3 * i + 1}'
-    )
-    for i, name in enumerate(names)
-  ]
-
-
-def _mobilenet_v1(model: SlimNet) -> list[_Unit]:
-  units = [_unit('stem', 'features.0.0', 'features.0.1')]
-  for i in range(1, len(UNITS) + 1):
-    units += _body(f'unit{i}', f'features.{i}', ('depthwise', 'pointwise'))
-  return units
-
-
-def _mobilenet_v2(model: SlimNet) -> list[_Unit]:
-  units = [_unit('stem', 'features.0.0', 'features.0.1')]
-  i = 0
-  for expansion, _, blocks, _ in INVERTED_STAGES:
-    for _ in range(blocks):
-      i += 1
-      names = ('expand',) * (expansion > 1) + ('depthwise', 'project')
-      units += _body(f'block{i}', f'features.{i}', names)
-  i += 1
-  last = _unit('last', f'features.{i}.0', f'features.{i}.1', shared_norm=True)
-  return [*units, last]
-
-
-def _resnet(model: SlimNet) -> list[_Unit]:
-  assert isinstance(model, ResNet)
-  units = [_unit('stem', 'features.0.0', 'features.0.1')]
-  i = 0
-  for stage, depth in enumerate(model.depths, 1):
-    for j in range(1, depth + 1):
-      i += 1
-      block, prefix = f'stage{stage}_block{j}', f'features.{i}'
-      units += _body(block, prefix, ('conv1', 'conv2', 'conv3'))
-      if j == 1:
-        units.append(
-          _unit(
-            f'{block}/shortcut', f'{prefix}.shortcut.0', f'{prefix}.shortcut.1'
-          )
-        )
-  return units
-
-
-def _shufflenet(model: SlimNet) -> list[_Unit]:
-  def grouped(path, prefix):
-    branches = [f'{prefix}_{group}' for group in range(GROUPS)]
-    return _Unit(
-      tuple(path.split('/')),
-      tuple(f'{branch}.0' for branch in branches),
-      tuple(f'{branch}.1' for branch in branches),
-    )
-
-  units = [grouped('stem', 'head')]
-  i = 0
-  for stage, (_, count) in enumerate(SHUFFLE_STAGES, 1):
-    for j in range(1, count + 1):
-      path, prefix = f'stage{stage}_unit{j}', f'features.{i}'
-      units += [
-        _unit(f'{path}/depthwise', f'{prefix}.b.1', f'{prefix}.b.2'),
-        grouped(f'{path}/compress', f'{prefix}.a'),
-        grouped(f'{path}/expand', f'{prefix}.c'),
-      ]
-      i += 1
-  return units
-
-
-_FAMILIES = {
-  MobileNetV1: _mobilenet_v1,
-  MobileNetV2: _mobilenet_v2,
-  ResNet: _resnet,
-  ShuffleNet: _shufflenet,
-}
+            yield f'{prefix}.{name}', _Entry(private, shape)
+  for name, leaf in (('weight', 'kernel'), ('bias', 'bias')):
+    path = ('params', 'classifier', leaf)
+    yield f'{layout.classifier}.{name}', _Entry(path, flat[path].shape[::-1])
 
 
 def _share(arrays: dict[str, np.ndarray], norm: str, switches: int) -> None:
@@ -301,26 +250,9 @@ def _share(arrays: dict[str, np.ndarray], norm: str, switches: int) -> None:
       arrays[name.replace('.bn.0.', '.')] = array
 
 
-def _compare(model, arrays, expected) -> None:
-  lines = [f'missing: {name}' for name in expected if name not in arrays]
-  lines += [f'not expected: {name}' for name in arrays if name not in expected]
-  lines += [
-    f'{name}: shape {arrays[name].shape}, expected {shape}'
-    for name, shape in expected.items()
-    if name in arrays and arrays[name].shape != shape
-  ]
-  if lines:
-    raise ValueError(
-      f'the checkpoint is not one of {type(model).__name__} with widths'
-      f' {model.widths} and {model.num_classes} classes:\n  '
-      + '\n  '.join(lines)
-    )
-
-
 def _from_torch(array: np.ndarray) -> np.ndarray:
-  if (
-    array.ndim == 4
-  ):  # (out, in / groups, kh, kw) -> (kh, kw, in / groups, out)
+  if array.ndim == 4:
+    # (out, in / groups, kh, kw) -> (kh, kw, in / groups, out)
     return array.transpose(2, 3, 1, 0)
   return array.T
 
@@ -329,38 +261,6 @@ def _to_torch(array: np.ndarray) -> np.ndarray:
   if array.ndim == 4:
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
   return np.ascontiguousarray(array.T)
-
-
-def _is_array(value: Any) -> bool:
-  return hasattr(value, 'shape') and hasattr(value, 'dtype')
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-  if hasattr(value, 'detach'):  # a tensor of PyTorch, on any device
-    value = value.detach().cpu().numpy()
-  return np.asarray(value)
-
-
-def _read(checkpoint: str | os.PathLike | Arrays) -> dict[str, Any]:
-  if isinstance(checkpoint, Mapping):
-    return dict(checkpoint)
-  path = os.fspath(checkpoint)
-  if path.endswith('.npz'):
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  if path.endswith('.safetensors'):
-    from safetensors.numpy import load_file
-
-    return load_file(path)
-  try:
-    import torch
-  except ImportError as error:
-    raise ImportError(
-      f"{path} is read as a PyTorch file: pip install 'slimjax[torch]', or give"
-      ' a .npz or .safetensors file'
-    ) from error
-  # weights_only: nothing but tensors is unpickled.
-  return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def _write(arrays: dict[str, np.ndarray], path: str) -> None:

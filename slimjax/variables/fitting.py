@@ -1,0 +1,252 @@
+"""Weights of one network as the beginning of another: `fit`.
+
+Both are the same architecture. The other's classes may be others, and so may
+its widths: a switch that the weights lack takes the norms of the nearest wider
+one, their leading entries.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from flax import traverse_util
+import jax.numpy as jnp
+import numpy as np
+
+from slimjax.models.net import SlimNet
+from slimjax.variables.format import PARAMS
+from slimjax.variables.format import private_collections
+from slimjax.variables.format import select
+from slimjax.variables.format import SHARED
+from slimjax.variables.format import split_shared
+from slimjax.variables.format import variable_shapes
+from slimjax.variables.format import Variables
+from slimjax.variables.recognising import misfit
+from slimjax.variables.slicing import describe
+from slimjax.variables.slicing import narrow
+from slimjax.variables.slicing import Path
+from slimjax.variables.slicing import take_width
+from slimjax.widths import label
+from slimjax.widths import switch_name
+from slimjax.widths import Width
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Weights to begin with.
+
+  Attributes:
+    name: where they come from, for people, such as 'runs/digits'.
+    model: the network they are of, with its widths and classes.
+    variables: of this network; trees of some of its switches may be missing.
+    notes: lines for people on what was left aside.
+  """
+
+  name: str
+  model: SlimNet
+  variables: Variables
+  notes: tuple[str, ...] = ()
+
+  @property
+  def widths(self) -> tuple[Width, ...]:
+    """Those of which there are all trees, thinnest first."""
+    private = private_collections(self.variables)
+    return tuple(
+      width
+      for width in self.model.ordered_widths
+      if all(switch_name(width) in self.variables[name] for name in private)
+    )
+
+  def nearest(self, channels: tuple[int, ...]) -> Width:
+    """Returns the thinnest of `widths` that has these channels.
+
+    Raises:
+      ValueError: none has.
+    """
+    for width in self.widths:
+      pairs = zip(self.model.channels(width), channels, strict=True)
+      if all(has >= needed for has, needed in pairs):
+        return width
+    raise ValueError(
+      f'{self.name} has no width with the channels {_short(channels)}; its'
+      f' widths are {", ".join(map(label, self.widths))}. Give the new network'
+      ' no wider ones'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+  """What became of weights that a network began with; str() says it in words.
+
+  Attributes:
+    name: where they came from.
+    taken: tensors of them that are used.
+    total: tensors of them.
+    new: layers that were drawn anew, since they depend on the classes.
+    classes: (before, now).
+    norms: {width: the wider one whose norms it began with}, where it had none.
+    notes: lines on what was left aside.
+  """
+
+  name: str
+  taken: int
+  total: int
+  new: tuple[str, ...] = ()
+  classes: tuple[int, int] = (0, 0)
+  norms: Mapping[Width, Width] = dataclasses.field(default_factory=dict)
+  notes: tuple[str, ...] = ()
+
+  def __str__(self) -> str:
+    parts = [f'took {self.taken} of {self.total} tensors of {self.name}']
+    if self.new:
+      before, now = self.classes
+      names = ', '.join(f'the {name}' for name in self.new)
+      parts.append(f'new: {names}, {before} -> {now} classes')
+    wider: dict[Width, list[str]] = {}
+    for width, other in self.norms.items():
+      wider.setdefault(other, []).append(label(width))
+    parts += [
+      f'norms of {", ".join(widths)} from {label(other)}'
+      for other, widths in wider.items()
+    ]
+    return '; '.join([*parts, *self.notes])
+
+
+def check_source(source: Source) -> None:
+  """Raises ValueError unless the variables are those of the source's model.
+
+  The message has at most fifteen lines.
+  """
+  model, variables = source.model, source.variables
+  flat = traverse_util.flatten_dict(dict(variables))
+  expected = traverse_util.flatten_dict(variable_shapes(model))
+  absent = [
+    (collection, model.switch(width))
+    for collection in private_collections(variables)
+    for width in model.widths
+    if model.switch(width) not in variables[collection]
+  ]
+  lines = misfit(
+    {
+      '/'.join(path): leaf.shape
+      for path, leaf in expected.items()
+      if path[:2] not in absent
+    },
+    {'/'.join(path): np.shape(leaf) for path, leaf in flat.items()},
+  )
+  if lines:
+    raise ValueError(
+      f'{source.name} does not hold the weights of {type(model).__name__} with'
+      f' widths {model.widths} and {model.num_classes} classes:\n'
+      + '\n'.join(lines)
+    )
+
+
+def head(model: SlimNet) -> frozenset[Path]:
+  """Returns the variables whose shape depends on the number of classes."""
+  one, other = (
+    describe(model.clone(num_classes=n), model.full_channels)
+    for n in (model.num_classes, model.num_classes + 1)
+  )
+  return frozenset(path for path in one if one[path].shape != other[path].shape)
+
+
+def fit(
+  model: SlimNet,
+  source: Source,
+  draw: Callable[[], Variables],
+) -> tuple[dict[str, Any], Taken]:
+  """Returns variables of `model` that begin with those of a source.
+
+  Args:
+    model: the network to begin.
+    source: of the same architecture and no thinner; `check_source` passes.
+    draw: gives variables of `model` as drawn, of which the head is taken where
+      the classes differ; called only then.
+
+  Raises:
+    ValueError: the source is thinner than the model.
+  """
+  used: set[Path] = set()
+  variables: dict[str, Any] = {PARAMS: {}}
+  norms: dict[Width, Width] = {}
+  for width in model.ordered_widths:
+    channels = model.channels(width)
+    nearest = source.nearest(channels)
+    small = _part(source, nearest, channels, used)
+    for name in private_collections(small):
+      private, _ = split_shared(model, name, small[name])
+      variables.setdefault(name, {})[model.switch(width)] = private
+    if source.model.channels(nearest) != channels and len(small) > 1:
+      norms[width] = nearest
+  whole = _part(
+    source, source.nearest(model.full_channels), model.full_channels, used
+  )
+  variables[PARAMS] = whole[PARAMS]
+  for name in private_collections(whole):
+    _, shared = split_shared(model, name, whole[name])
+    if shared:
+      variables[name][SHARED] = shared
+  new: frozenset[Path] = frozenset()
+  if source.model.num_classes != model.num_classes:
+    new = head(model)
+    variables = _with_head(variables, new, draw())
+  total = len(traverse_util.flatten_dict(dict(source.variables)))
+  return variables, Taken(
+    name=source.name,
+    taken=len({path for path in used if _bare(path) not in new}),
+    total=total,
+    new=tuple(sorted({'/'.join(path[1:-1]) for path in new})),
+    classes=(source.model.num_classes, model.num_classes),
+    norms=norms,
+    notes=source.notes,
+  )
+
+
+def _part(
+  source: Source, width: Width, channels: tuple[int, ...], used: set[Path]
+) -> dict[str, Any]:
+  """The trees of a source's width, as narrow as `channels`."""
+  switch = switch_name(width)
+  selected = select(source.variables, switch)
+  small = take_width(source.model, selected, width=width)
+  for name, *path in traverse_util.flatten_dict(small):
+    trees = source.variables[name]
+    place: tuple[str, ...] = (switch,)
+    if name == PARAMS:
+      place = ()
+    elif SHARED in trees and not _has(trees[switch], path):
+      place = (SHARED,)
+    used.add((name, *place, *path))
+  # Of a network that is no wider than this width: groups are cut inside.
+  return take_width(narrow(source.model, width), small, width=channels)
+
+
+def _has(tree: Any, path: Any) -> bool:
+  for name in path:
+    if not isinstance(tree, Mapping) or name not in tree:
+      return False
+    tree = tree[name]
+  return True
+
+
+def _bare(path: Path) -> Path:
+  """The path without the switch, as `describe` has it."""
+  return path if path[0] == PARAMS else (path[0], *path[2:])
+
+
+def _with_head(
+  variables: Variables, new: frozenset[Path], drawn: Variables
+) -> dict[str, Any]:
+  flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
+  fresh = traverse_util.flatten_dict(dict(drawn))
+  for path in flat:
+    if _bare(path) in new:
+      flat[path] = jnp.asarray(fresh[path])
+  return traverse_util.unflatten_dict(flat)
+
+
+def _short(channels: tuple[int, ...]) -> str:
+  text = ', '.join(map(str, channels[:6]))
+  return f'({text}{", ..." if len(channels) > 6 else ""})'

@@ -1,0 +1,236 @@
+"""Whose weights arrays are: ours by our names, the authors', or others'."""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+from flax import traverse_util
+
+from slimjax.models.net import SlimNet
+from slimjax.variables.fitting import check_source
+from slimjax.variables.fitting import head
+from slimjax.variables.fitting import Source
+from slimjax.variables.format import PARAMS
+from slimjax.variables.format import private_collections
+from slimjax.variables.format import SHARED
+from slimjax.variables.recognising import Look
+from slimjax.variables.recognising import recognise
+from slimjax.variables.slicing import describe
+from slimjax.variables.state_dicts import Arrays
+from slimjax.variables.state_dicts import as_arrays
+from slimjax.variables.state_dicts import state_dict
+from slimjax.variables.torch_layouts import authors_layout
+from slimjax.variables.torch_layouts import ORDINARY
+from slimjax.variables.torch_names import from_authors
+from slimjax.variables.torch_names import from_ordinary
+from slimjax.widths import named_width
+from slimjax.widths import switch_name
+from slimjax.widths import Width
+
+# The widths of the authors' networks, of which a checkpoint says the number.
+_PUBLISHED = (
+  (0.25, 0.5, 0.75, 1.0),
+  (0.35, 0.5, 0.75, 1.0),
+  (0.5, 1.0, 2.0),
+  (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0),
+)
+
+
+def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
+  """Returns what arrays hold, as weights that `model` may begin with.
+
+  Args:
+    model: of the same architecture; its widths and classes may be others.
+    content: variables of ours, nested or by names such as 'params/stem/kernel';
+      or what PyTorch's checkpoints hold: the authors' networks, and ordinary
+      ones of torchvision and timm.
+    name: what it is, for people.
+
+  Raises:
+    ValueError: it is another network, or damaged.
+  """
+  own = own_names(content)
+  if own is not None:
+    return source_of_variables(model, as_arrays(own, name), name)
+  weights = state_dict(content, name)
+  notes = tuple(
+    f'left aside: the average {key!r} that lies beside'
+    for key in weights.averages
+  )
+  look = recognise({n: x.shape for n, x in weights.arrays.items()})
+  if look.layout == 'authors':
+    return _of_authors(model, weights.arrays, name, look.network, notes)
+  layout = ORDINARY.get(look.layout)
+  if layout is not None and isinstance(model, layout.family):
+    return _of_ordinary(model, look, weights.arrays, name, notes)
+  looks = (
+    f'looks like {look.network}' if look.network else 'is no known network'
+  )
+  first = ', '.join(list(weights.arrays)[:3])
+  raise ValueError(
+    f'{name} {looks}, which does not fit {type(model).__name__}: it has'
+    f' {len(weights.arrays)} tensors, such as {first}'
+  )
+
+
+def own_names(content: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Returns arrays by paths of ours, or None if they are of something else."""
+  if any(str(name).startswith(f'{PARAMS}/') for name in content):
+    return dict(content)
+  if not isinstance(content.get(PARAMS), Mapping):
+    return None
+  flat = traverse_util.flatten_dict(dict(content))
+  # A state dict under a key `params` has names with dots, of one level.
+  if not any(len(path) > 2 for path in flat):
+    return None
+  return {'/'.join(map(str, path)): leaf for path, leaf in flat.items()}
+
+
+def source_of_variables(
+  model: SlimNet,
+  arrays: Arrays,
+  name: str,
+  *,
+  widths: tuple[Width, ...] = (),
+  classes: int | None = None,
+) -> Source:
+  """Returns variables of ours as weights that `model` may begin with.
+
+  Args:
+    model: of the same architecture.
+    arrays: by paths such as 'norm/w025/stem/norm/scale'.
+    name: what they are, for people.
+    widths: those of the network; by default as the names of switches say.
+    classes: of the network; by default as the head's shape says.
+
+  Raises:
+    ValueError: they are not the variables of such a network.
+  """
+  variables = traverse_util.unflatten_dict(
+    {tuple(path.split('/')): array for path, array in arrays.items()}
+  )
+  if not widths:
+    widths = _named_widths(model, variables) or model.widths
+  shared = _shared(variables)
+  if classes is None:
+    classes = _classes(model, arrays)
+  source = Source(
+    name,
+    model.clone(widths=widths, num_classes=classes, shared=shared),
+    _completed(variables, widths),
+  )
+  check_source(source)
+  return source
+
+
+def _named_widths(model: SlimNet, variables) -> tuple[Width, ...]:
+  """The widths that the names of switches stand for."""
+  known = {switch_name(width): width for width in model.widths}
+  names = {
+    name: None
+    for collection in private_collections(variables)
+    for name in variables[collection]
+    if name != SHARED
+  }
+  found = [known.get(name, named_width(name)) for name in names]
+  return tuple(width for width in found if width is not None)
+
+
+def _shared(variables) -> tuple[str, ...]:
+  """The paths that stand once, for all switches."""
+  paths = []
+  for collection in private_collections(variables):
+    trees = variables[collection]
+    flat = traverse_util.flatten_dict(trees.get(SHARED, {}))
+    private = any(trees[name] for name in trees if name != SHARED)
+    if flat and not private:
+      paths.append(collection)
+    else:
+      paths += sorted({'/'.join((collection, *path[:-1])) for path in flat})
+  return tuple(paths)
+
+
+def _completed(variables, widths: tuple[Width, ...]) -> dict[str, Any]:
+  """The variables, with the empty trees of switches that share everything."""
+  complete = dict(variables)
+  for name in private_collections(variables):
+    trees = variables[name]
+    if SHARED in trees and not any(trees[s] for s in trees if s != SHARED):
+      empty = {switch_name(width): {} for width in widths}
+      complete[name] = {**empty, SHARED: trees[SHARED]}
+  return complete
+
+
+def _classes(model: SlimNet, arrays: Arrays) -> int:
+  described = describe(model, model.full_channels)
+  for path in sorted(head(model)):
+    array = arrays.get('/'.join(path))
+    shape = described[path].shape
+    if array is not None and model.num_classes in shape:
+      return array.shape[len(shape) - 1 - shape[::-1].index(model.num_classes)]
+  return model.num_classes
+
+
+def _of_authors(
+  model: SlimNet,
+  arrays: Arrays,
+  name: str,
+  network: str,
+  notes: tuple[str, ...],
+) -> Source:
+  """A checkpoint of the authors, which says how many widths it has."""
+  numbers = {m[1] for n in arrays if (m := re.search(r'\.bn\.(\d+)\.', n))}
+  candidates = [
+    widths
+    for widths in (model.widths, *_PUBLISHED)
+    if len(widths) == len(numbers)
+  ]
+  shared = ('norm',) if 'features.0.1.weight' in arrays else ()
+  classifier = f'{authors_layout(model).classifier}.weight'
+  classes = _rows(arrays, classifier, model.num_classes)
+  failed: ValueError | None = None
+  for widths in candidates or [model.widths]:
+    whole = model.clone(widths=widths, num_classes=classes, shared=shared)
+    try:
+      variables = from_authors(whole, arrays, name)
+    except ValueError as error:
+      failed = failed or error
+      continue
+    complete = _completed(variables, whole.widths)
+    return Source(f'{name} ({network})', whole, complete, notes)
+  assert failed is not None
+  raise failed
+
+
+def _of_ordinary(
+  model: SlimNet,
+  look: Look,
+  arrays: Arrays,
+  name: str,
+  notes: tuple[str, ...],
+) -> Source:
+  """An ordinary network of one width, 1 or one of the model's."""
+  layout = ORDINARY[look.layout]
+  classes = _rows(arrays, f'{layout.classifier}.weight', model.num_classes)
+  stem = layout.units(model)[0].convs[0]
+  channels = _rows(arrays, f'{stem}.weight', 0)
+  wholes = [
+    model.clone(widths=(width,), num_classes=classes, shared=())
+    for width in dict.fromkeys((1.0, *model.ordered_widths[::-1]))
+  ]
+  fits = [whole for whole in wholes if whole.full_channels[0] == channels]
+  failed: ValueError | None = None
+  for whole in fits or wholes[:1]:
+    try:
+      variables = from_ordinary(whole, layout, arrays, name)
+    except ValueError as error:
+      failed = failed or error
+      continue
+    return Source(f'{name} ({look.network})', whole, variables, notes)
+  assert failed is not None
+  raise failed
+
+
+def _rows(arrays: Arrays, name: str, default: int) -> int:
+  array = arrays.get(name)
+  return default if array is None or not array.ndim else array.shape[0]
