@@ -55,4 +55,11 @@ def get_config() -> config_dict.ConfigDict:
   config.task = {'name': 'classification'}
   config.loss = {'label_smoothing': 0.0, 'inplace_distillation': False}
   config.plan = {'name': 'all'}
+  # What the run begins with; patterns of paths as in slimjax/training/parts.py.
+  config.init = {
+    'source': config_dict.placeholder(str),  # a run, a bundle or a file
+    'sort': config_dict.placeholder(str),  # l1 sorts the channels of the source
+    'freeze': config_dict.placeholder(object),  # 'stem,unit[1-4]'
+    'rate_factors': config_dict.placeholder(object),  # 'classifier=10'
+  }
   return config

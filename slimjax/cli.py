@@ -34,6 +34,7 @@ from ml_collections import config_flags
 
 from slimjax import configs
 from slimjax import naming
+from slimjax.configs import common  # type: ignore[attr-defined]
 
 _SOURCE = pathlib.Path(__file__).parent
 # Errors of these types that our code raises itself are about what a user gave.
@@ -156,6 +157,7 @@ class _ConfigParser(flags.ArgumentParser):
         f'get_config of {path} must return a ConfigDict, got'
         f' {type(config).__name__}'
       )
+    _complete(config)
     for key in _overrides(sys.argv, self._flag):
       self._check(config, key)
     config.lock()
@@ -228,6 +230,23 @@ class _ConfigParser(flags.ArgumentParser):
         return  # An item of a list is ml_collections' to check.
       where = f'{where}.{part}'
       node = node[part]
+
+
+def _complete(config: config_dict.ConfigDict) -> None:
+  """Adds the keys of `init`, with which any configuration may begin.
+
+  A configuration of a user's own, written without them, takes them on the
+  command line as ours do.
+  """
+  with config.unlocked():
+    section = config.get('init')
+    if section is None:
+      section = config.init = config_dict.ConfigDict()
+    if isinstance(section, config_dict.ConfigDict):
+      ours = common.get_config().init
+      for key, value in ours.items(preserve_field_references=True):
+        if key not in section:
+          section[key] = value
 
 
 def _overrides(arguments: Sequence[str], flag: str) -> list[str]:

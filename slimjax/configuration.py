@@ -18,7 +18,16 @@ from ml_collections import config_dict
 
 from slimjax import files
 
-SECTIONS = ('model', 'data', 'task', 'plan', 'optimizer', 'schedule', 'loss')
+SECTIONS = (
+  'model',
+  'data',
+  'task',
+  'plan',
+  'optimizer',
+  'schedule',
+  'loss',
+  'init',
+)
 # These may differ when a run resumes: where and how it works, not what it does.
 _FREE = (
   'config.compilation_cache_dir',
@@ -55,6 +64,8 @@ class Run:
     schedule: arguments of `slimjax.training.optim.create_schedule`.
     loss: label_smoothing and inplace_distillation.
     task, plan: names and arguments of the task and of the width plan.
+    init: arguments of `slimjax.training.initial.create_init`: the weights that
+      the run begins with, and what of them is trained.
   """
 
   seed: int
@@ -75,6 +86,7 @@ class Run:
   plan: Mapping[str, Any] = dataclasses.field(
     default_factory=lambda: {'name': 'all'}
   )
+  init: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:

@@ -71,6 +71,8 @@ ORDER = (
   'training.state',
   'training.plans',
   'training.optim',
+  'training.initial',
+  'training.parts',
   'training.devices',
   'training.processes',
   'training.compiling',

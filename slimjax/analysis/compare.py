@@ -20,6 +20,7 @@ from slimjax.analysis import published
 from slimjax.models.net import SlimNet
 from slimjax.training.runs import build_model
 from slimjax.training.runs import build_task
+from slimjax.training.runs import defaults
 from slimjax.variables.format import used_parameters
 from slimjax.variables.profile import count_parameters
 from slimjax.widths import canonical
@@ -192,7 +193,9 @@ def group(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _same_but_seed(one: Entry, other: Entry) -> bool:
-  found = configuration.differences(_seedless(one), _seedless(other))
+  found = configuration.differences(
+    _seedless(one), _seedless(other), defaults(other.config)
+  )
   return one.headline == other.headline and not (found.refused or found.said)
 
 

@@ -114,6 +114,9 @@ def differences(row: PublishedRow, run: configuration.Run) -> list[str]:
       if given != published:
         where = f'config.{key}' + (f'.{part}' if part else '')
         lines.append(f'{where}: {given} here, {published} published')
+  source = run.init.get('source')
+  if source is not None:
+    lines.append(f'config.init.source: {source} here, none published')
   other = [line for line in lines if line.startswith('config.data.name:')]
   if other:  # then nothing else matters
     return [f'{other[0]}; {len(lines) - 1} other parts of the recipe differ']

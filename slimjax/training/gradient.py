@@ -14,6 +14,9 @@ from slimjax.models.net import SlimNet
 from slimjax.tasks.base import Task
 from slimjax.training.mesh import AXIS
 from slimjax.training.mesh import compiler_options
+from slimjax.training.parts import hold_norms
+from slimjax.training.parts import Paths
+from slimjax.training.parts import stop_frozen
 from slimjax.training.state import trained
 from slimjax.variables.format import join_shared
 from slimjax.variables.format import PARAMS
@@ -30,28 +33,37 @@ KEPT = 16  # programs: of a network or two, at all their widths
 class _Forward:
   """One width's network in training; keeps the state that calls move."""
 
-  def __init__(self, model, variables, state, key):
+  def __init__(self, model, variables, state, key, frozen):
     self._model = model
     self._variables = variables
     self._key = key
+    self._frozen = frozen
     self.state = state
 
   def __call__(self, *inputs, **options):
-    outputs, new = self._model.apply(
-      {**self._variables, **self.state},
-      *inputs,
-      width=self._model.widths[0],
-      train=True,
-      mutable=list(self.state),
-      rngs={'dropout': self._key},
-      **options,
-    )
+    (width,) = self._model.widths
+    with hold_norms(self._model.switch(width), self._frozen):
+      outputs, new = self._model.apply(
+        {**self._variables, **self.state},
+        *inputs,
+        width=width,
+        train=True,
+        mutable=list(self.state),
+        rngs={'dropout': self._key},
+        **options,
+      )
     self.state = {**self.state, **new}
     return outputs
 
 
 @functools.lru_cache(maxsize=KEPT)
-def gradient_program(model: SlimNet, task: Task, width: Width, mesh: Mesh):
+def gradient_program(
+  model: SlimNet,
+  task: Task,
+  width: Width,
+  mesh: Mesh,
+  frozen: Paths = frozenset(),
+):
   """Loss and gradient of one width on one device's share of the batch."""
   small = narrow(model, width)
   place = zlib.crc32(model.switch(width).encode())
@@ -74,7 +86,8 @@ def gradient_program(model: SlimNet, task: Task, width: Width, mesh: Mesh):
     state = {n: tree for n, tree in variables.items() if n not in TRAINED}
 
     def loss_fn(trainable):
-      forward = _Forward(small, trainable, state, key)
+      trainable = stop_frozen(trainable, model.switch(width), frozen)
+      forward = _Forward(small, trainable, state, key, frozen)
       losses, taught, metrics = task.loss(
         forward, batch, key, carry.get('teacher')
       )

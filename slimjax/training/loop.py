@@ -29,6 +29,7 @@ from slimjax.training.evaluator import Evaluator
 from slimjax.training.log import NonFiniteError
 from slimjax.training.log import TrainLog
 from slimjax.training.mesh import shard
+from slimjax.training.parts import describe_parts
 from slimjax.training.progress import Clock
 from slimjax.training.progress import say_plan
 from slimjax.training.progress import Trace
@@ -38,6 +39,7 @@ from slimjax.training.results import Result
 from slimjax.training.results import results_of
 from slimjax.training.results import Scores
 from slimjax.training.results import write_results
+from slimjax.training.session import has_checkpoints
 from slimjax.training.session import open_session
 from slimjax.training.session import Session
 from slimjax.training.setup import Initial
@@ -69,8 +71,8 @@ def train_and_evaluate(
     workdir: folder for config.json, checkpoints/, metrics.jsonl, tensorboard/,
       results.json and error_vs_macs.png; on storage that all hosts share.
     profile_steps: number of steps to trace into WORKDIR/profile; 0 traces none.
-    initial: (model, variables as drawn) -> those to begin with, such as another
-      run's. Give the same when the run resumes.
+    initial: (model, variables) -> those to begin with, from those as drawn, or
+      of `config.init.source`; not called when the run resumes.
     last: transforms the optimiser's updates, such as to freeze some.
     on_metrics: called in process 0 with every record that is written to
       metrics.jsonl, to feed an experiment tracker.
@@ -89,15 +91,19 @@ def train_and_evaluate(
   keep_compiled(run.compilation_cache_dir)
   setup = set_up(run, last)
   say = functools.partial(print, flush=True)
+  told = say if processes.is_primary() else quiet
   if processes.is_primary():
     say_plan(run, setup.dataset, setup.model, setup.plan, setup.steps_per_epoch)
-    say('drawing the weights')
-  with alive(
-    say if processes.is_primary() else quiet, lambda: 'drawing the weights'
-  ):
-    state = new_state(setup, initial)
+  for line in describe_parts(setup.model, setup.parts):
+    told(line)
+  told('drawing the weights')
+  with alive(told, lambda: 'drawing the weights'):
+    resumes = has_checkpoints(workdir)
+    state = new_state(setup, initial, told, resumes=resumes)
   with contextlib.ExitStack() as stack:
     session = open_session(stack, setup, workdir, config, state, on_metrics)
+    if resumes and not session.first_step:  # every checkpoint was damaged
+      session.state = new_state(setup, initial, session.progress.say)
     evaluator = Evaluator(
       setup.model,
       setup.task,
@@ -223,6 +229,7 @@ class _Trainer:
       widths=setup.plan.widths,
       seed=setup.run.seed,
       augment=setup.dataset.augment,
+      frozen=setup.parts.frozen,
     ).compile(self._session.state, batch, say)
     now = time.perf_counter()
     say(

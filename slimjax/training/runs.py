@@ -22,6 +22,7 @@ from slimjax.naming import resolve
 from slimjax.tasks import Task
 from slimjax.tasks import TASKS
 from slimjax.training.checkpoint import Checkpoints
+from slimjax.training.initial import create_init
 from slimjax.training.optim import create_schedule
 from slimjax.training.optim import sgd
 from slimjax.training.plans import PLANS
@@ -101,10 +102,12 @@ def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     'plan': resolve(run.plan['name'], PLANS, 'config.plan.name'),
     'schedule': create_schedule,
     'optimizer': sgd,
+    'init': create_init,
   }
   found: dict[str, Any] = {
     'config.task': dict(run.task),
     'config.plan': dict(run.plan),
+    'config.init': {},
   }
   for section, make in makers.items():
     for name, parameter in inspect.signature(make).parameters.items():

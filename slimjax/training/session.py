@@ -133,7 +133,9 @@ def claim(
         f'{workdir} holds a run with another configuration, which cannot resume'
         ' with this one:\n  '
         + '\n  '.join(found.refused)
-        + '\nTake another --workdir, or the configuration as it was.'
+        + '\nTake another --workdir, or the configuration as it was. To go on'
+        ' from its weights:\n  python -m slimjax.train --config=...'
+        f' --workdir=ANOTHER --config.init.source={workdir}'
       )
     check_data(workdir, dataset)
     return found.said

@@ -11,20 +11,29 @@ from slimjax.data.dataset import Dataset
 from slimjax.models.net import SlimNet
 from slimjax.tasks import Task
 from slimjax.training import processes
+from slimjax.training.initial import create_init
+from slimjax.training.initial import Init
 from slimjax.training.mesh import AXIS
 from slimjax.training.mesh import data_mesh
 from slimjax.training.mesh import replicate
 from slimjax.training.optim import create_schedule
 from slimjax.training.optim import sgd
+from slimjax.training.parts import find_parts
+from slimjax.training.parts import partly
+from slimjax.training.parts import Parts
 from slimjax.training.plans import WidthPlan
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_model
 from slimjax.training.runs import build_plan
 from slimjax.training.runs import build_task
 from slimjax.training.state import TrainState
+from slimjax.training.weights import begin
 from slimjax.variables import init
 from slimjax.variables import Variables
+from slimjax.variables.fitting import Taken
+from slimjax.widths import label
 
+# (model, variables as drawn) -> those to begin with
 Initial = Callable[[SlimNet, Variables], Variables]
 
 
@@ -42,6 +51,8 @@ class Setup:
     optimizer: with the schedule in it.
     schedule: learning rate by step.
     steps_per_epoch: whole batches of the training split.
+    init: where the run begins.
+    parts: of the network, that are frozen or have a rate of their own.
   """
 
   run: configuration.Run
@@ -53,6 +64,8 @@ class Setup:
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   steps_per_epoch: int
+  init: Init
+  parts: Parts
 
   @property
   def total_steps(self) -> int:
@@ -92,9 +105,12 @@ def set_up(
     total_epochs=run.epochs,
     steps_per_epoch=steps_per_epoch,
   )
+  section = configuration.call(create_init, 'config.init', run.init)
+  parts = find_parts(model, section.freeze, section.rate_factors)
   optimizer = configuration.call(
     sgd, 'config.optimizer', run.optimizer, schedule=schedule
   )
+  optimizer = partly(optimizer, parts)
   return Setup(
     run=run,
     mesh=mesh,
@@ -105,17 +121,56 @@ def set_up(
     optimizer=optimizer if last is None else optax.chain(optimizer, last),
     schedule=schedule,
     steps_per_epoch=steps_per_epoch,
+    init=section,
+    parts=parts,
   )
 
 
-def new_state(setup: Setup, initial: Initial | None) -> TrainState:
-  """Returns the state before the first step, on every device."""
+def new_state(
+  setup: Setup,
+  initial: Initial | None,
+  say: Callable[[str], None],
+  *,
+  resumes: bool = False,
+) -> TrainState:
+  """Returns the state before the first step, on every device.
+
+  Args:
+    setup: of the run.
+    initial: see `train_and_evaluate`.
+    say: told what was taken from where.
+    resumes: whether a checkpoint takes its place, so that neither the source
+      nor `initial` is asked; default: no.
+  """
   image = setup.task.example(setup.dataset)['image']
   variables: Variables = init(
     setup.model,
     jax.random.key(setup.run.seed),
     image_size=tuple(image.shape[1:3]),
   )
-  if initial is not None:
+  if not resumes and setup.init.source is not None:
+    variables = processes.together(lambda: _begun(setup, variables, say))
+  if not resumes and initial is not None:
     variables = initial(setup.model, variables)
   return replicate(TrainState.create(variables, setup.optimizer), setup.mesh)
+
+
+def _begun(
+  setup: Setup, drawn: Variables, say: Callable[[str], None]
+) -> Variables:
+  """Returns the variables with the weights of the source."""
+
+  def tell(taken: Taken) -> None:
+    say(str(taken))
+    frozen = {path[1] for path in setup.parts.frozen if path[0] == 'norm'}
+    held = [w for w in taken.norms if setup.model.switch(w) in frozen]
+    if held:
+      say(
+        f'the frozen norms of {", ".join(map(label, held))} are of a wider'
+        ' width, whose statistics do not fit: do not freeze them, or begin with'
+        ' what slimjax.make_slimmable gives with batches'
+      )
+
+  return begin(
+    setup.model, setup.init.source, drawn, sort=setup.init.sort, report=tell
+  )

@@ -47,6 +47,7 @@ from slimjax.training.compiling import quiet
 from slimjax.training.gradient import gradient_program
 from slimjax.training.gradient import KEPT
 from slimjax.training.mesh import AXIS
+from slimjax.training.parts import Paths
 from slimjax.training.state import TrainState
 from slimjax.training.update import update_program
 from slimjax.variables import select
@@ -229,6 +230,7 @@ def make_train_step(
   widths: Sequence[Width] = (),
   seed: int = 0,
   augment: Augment | None = None,
+  frozen: Paths = frozenset(),
 ) -> TrainStep:
   """Returns one optimiser step on the summed losses of several widths.
 
@@ -241,6 +243,7 @@ def make_train_step(
       per device (unless the model synchronises it).
     widths: that are trained, widest first; by default all the model has.
     seed: of everything random, folded with the step.
+    frozen: paths of what is not trained; see `parts.Parts`. Default: none.
     augment: prepares the batch, once for all widths; by default it is used as
       it is.
   """
@@ -251,7 +254,7 @@ def make_train_step(
     widths=trained_at,
     prepare=_prepare_program(augment, mesh),
     gradient={
-      switch: gradient_program(model, task, width, mesh)
+      switch: gradient_program(model, task, width, mesh, frozen)
       for switch, width in trained_at.items()
     },
     update=update_program(optimizer, schedule, mesh),

@@ -111,7 +111,7 @@ def begin(
   source: Any,
   drawn: Mapping[str, Any],
   *,
-  sort: str = '',
+  sort: str | None = None,
   report: Callable[[Taken], Any] | None = None,
 ) -> dict[str, Any]:
   """Returns what a run begins with.
@@ -120,7 +120,7 @@ def begin(
     model: of the run.
     source: see `load_weights`.
     drawn: variables as drawn, of which the head may be taken.
-    sort: a method of `make_slimmable`; empty leaves channels in their order.
+    sort: a method of `make_slimmable`; None leaves channels in their order.
     report: see `load_weights`.
   """
   found = find_source(model, source)

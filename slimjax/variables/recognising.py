@@ -106,7 +106,11 @@ _KINDS = (
   _Kind('a network of Flax', ('*/kernel',)),
   _Kind('a network of Keras', ('*/kernel:0',)),
 )
-_DEPTHS = {(3, 4, 6, 3): '50', (3, 4, 23, 3): '101', (3, 8, 36, 3): '152'}
+_DEPTHS: Mapping[tuple[int, ...], str] = {
+  (3, 4, 6, 3): '50',
+  (3, 4, 23, 3): '101',
+  (3, 8, 36, 3): '152',
+}
 _SHOWN = 3  # tensors of each fault that are named
 
 

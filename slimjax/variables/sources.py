@@ -156,7 +156,7 @@ def _completed(variables, widths: tuple[Width, ...]) -> dict[str, Any]:
   for name in private_collections(variables):
     trees = variables[name]
     if SHARED in trees and not any(trees[s] for s in trees if s != SHARED):
-      empty = {switch_name(width): {} for width in widths}
+      empty: dict[str, Any] = {switch_name(width): {} for width in widths}
       complete[name] = {**empty, SHARED: trees[SHARED]}
   return complete
 

@@ -77,7 +77,7 @@ def _unit(path: str, conv: str, norm: str, **options) -> Unit:
 
 
 def _inverted_blocks() -> Iterator[tuple[int, int, int, bool]]:
-  """Yields (block from 1, stage from 0, its block from 0, whether it expands)."""
+  """Yields (block from 1, stage from 0, its block from 0, if it expands)."""
   i = 0
   for stage, (expansion, _, blocks, _) in enumerate(INVERTED_STAGES):
     for j in range(blocks):
