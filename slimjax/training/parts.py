@@ -67,6 +67,8 @@ def find_parts(
   Raises:
     ValueError: a pattern matches nothing, or everything is frozen.
   """
+  if not freeze and not rate_factors:
+    return Parts()
   paths = list(_trained_shapes(model))
   frozen: set[Path] = set()
   for pattern in freeze:
@@ -85,6 +87,8 @@ def find_parts(
 
 def describe_parts(model: SlimNet, parts: Parts) -> list[str]:
   """Returns lines for people on what is frozen or scaled."""
+  if parts == Parts():
+    return []
   shapes = _trained_shapes(model)
   lines = []
   if parts.frozen:
