@@ -34,6 +34,7 @@ def get_config() -> config_dict.ConfigDict:
     'image_size': 224,
     'resize': config_dict.placeholder(int),
     'test_split': config_dict.placeholder(str),
+    'test_share': 0.2,
     'held_out': 0,
     'held_out_seed': 0,
     'workers': config_dict.placeholder(int),

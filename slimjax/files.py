@@ -6,9 +6,27 @@ the new, never a part. A power cut may still lose what was written last.
 """
 
 import json
+import os
 from typing import Any
 
 from etils import epath
+
+
+def expand(path: epath.PathLike, what: str = 'the path') -> epath.Path:
+  """Returns a path as a user means it: `~` is the home folder.
+
+  Every path that a program or a public function is given goes through here.
+
+  Args:
+    path: local, or wherever epath reaches.
+    what: what the path is, for errors, such as 'workdir'.
+
+  Raises:
+    ValueError: it is empty.
+  """
+  if not os.fspath(path):
+    raise ValueError(f'{what} is empty; name a folder or a file')
+  return epath.Path(path).expanduser()
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:

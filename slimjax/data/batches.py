@@ -9,7 +9,9 @@ changes nothing, and the step is the only position that has to be saved.
 
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -47,7 +49,7 @@ class Split(Protocol):
 
     The other arrays are what the task needs, such as 'label': int32 [b]. `keys`
     [b, 3] seed the crop of each example. `corrupt`, if present, holds the names
-    of the images that were replaced by another.
+    of the images that were replaced by another, or {name: reason}.
     """
 
   def read_eval(self, indices: np.ndarray) -> Batch:
@@ -190,19 +192,28 @@ class Corrupt:
       allowed: number of images that may be unreadable.
     """
     self._allowed = allowed
-    self._names: set[str] = set()
+    self._reasons: dict[str, str] = {}
 
-  def add(self, names: Sequence[str]) -> None:
+  def add(self, names: Iterable[str] | Mapping[str, str]) -> None:
     """Counts images by name, each once, and logs the new ones.
+
+    Args:
+      names: names of the images, with the reasons if they are known.
 
     Raises:
       CorruptImagesError: this process has too many.
     """
-    new = set(names) - self._names
-    for name in sorted(new):
-      logging.error('the image %s cannot be decoded; it is left out', name)
-    self._names |= new
-    self._refuse(len(self._names))
+    reasons = dict(names) if isinstance(names, Mapping) else {}
+    for name in sorted({*names} - {*self._reasons}):
+      self._reasons[name] = reasons.get(name, '')
+      logging.error(
+        'the image %s cannot be decoded; it is left out', self._said(name)
+      )
+    self._refuse(len(self._reasons))
+
+  def _said(self, name: str) -> str:
+    reason = self._reasons[name]
+    return f'{name} ({reason})' if reason else name
 
   def check(self, gather: Callable[[np.ndarray], np.ndarray]) -> None:
     """Compares the number over all processes with the allowed number.
@@ -216,13 +227,14 @@ class Corrupt:
         every one.
     """
     hashes = np.zeros(self._allowed + 1, np.uint32)  # 0 is an unused place
-    own = [zlib.crc32(name.encode()) | 1 for name in sorted(self._names)]
+    own = [zlib.crc32(name.encode()) | 1 for name in sorted(self._reasons)]
     hashes[: len(own)] = own
     self._refuse(len(set(gather(hashes).ravel().tolist()) - {0}))
 
   def _refuse(self, count: int) -> None:
     if count > self._allowed:
-      names = _some(sorted(self._names)) or 'read by other processes'
+      said = [self._said(name) for name in sorted(self._reasons)]
+      names = _some(said) or 'read by other processes'
       raise CorruptImagesError(
         f'{count} images cannot be decoded, more than config.data.max_corrupt ='
         f' {self._allowed}: {names}.'

@@ -39,6 +39,7 @@ class Dataset:
     workers: number of processes that read; default: 0, the process itself.
     max_corrupt: number of images that may be unreadable, over all processes;
       see `slimjax.data.batches.read`.
+    notes: lines on what was found, such as what was left out; default: none.
   """
 
   name: str
@@ -52,6 +53,7 @@ class Dataset:
   decode: Callable[[bytes], np.ndarray] | None = None
   workers: int = 0
   max_corrupt: int = 0
+  notes: tuple[str, ...] = ()
 
   def describe(self) -> str:
     """Returns one line: name, classes, image size, examples of each split."""

@@ -1,5 +1,6 @@
 """Data sets of encoded photos: ImageNet, others of TFDS, an image folder."""
 
+from collections.abc import Callable
 import dataclasses
 import os
 from typing import Any
@@ -8,14 +9,16 @@ import numpy as np
 
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
+from slimjax.data.folder_source import open_folder
+from slimjax.data.holding_out import stratified
 from slimjax.data.jpeg import CentreCrop
 from slimjax.data.jpeg import decode_random_crop
 from slimjax.data.jpeg import DecodeError
 from slimjax.data.preprocess import AugmentImages
 from slimjax.data.preprocess import colour_augment
 from slimjax.data.preprocess import Normalise
-from slimjax.data.sources import open_folder
 from slimjax.data.sources import open_tfds
+from slimjax.data.sources import Record
 from slimjax.data.sources import Source
 from slimjax.data.sources import Sources
 
@@ -91,25 +94,26 @@ class ImageSplit:
     size = self.decode.size
     images = np.empty((len(indices), size, size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
-    corrupt = []
+    corrupt: dict[str, str] = {}
     for i, (index, key) in enumerate(zip(indices, keys, strict=True)):
       for step in range(_LOOKS):
         record = self._record((index + step) % len(self))
         rng = np.random.default_rng(key)
         try:
           images[i] = decode_random_crop(
-            record.encoded, rng, size, self.least_area
+            _encoded(record), rng, size, self.least_area
           )
-        except DecodeError:
-          corrupt.append(record.name)
+        except DecodeError as error:
+          corrupt[record.name] = str(error)
           continue
         labels[i] = record.label
         break
       else:
         raise DecodeError(
-          f'{_LOOKS} images in a row cannot be decoded, up to {record.name}'
+          f'{_LOOKS} images in a row cannot be decoded, up to {record.name}:'
+          f' {corrupt[record.name]}'
         )
-    return {'image': images, 'label': labels, 'corrupt': tuple(corrupt)}
+    return {'image': images, 'label': labels, 'corrupt': corrupt}
 
   def read_eval(self, indices: np.ndarray) -> Batch:
     """Reads central crops; `mask` is False for a corrupt image."""
@@ -117,21 +121,16 @@ class ImageSplit:
     images = np.zeros((len(indices), size, size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     mask = np.ones(len(indices), bool)
-    corrupt = []
+    corrupt: dict[str, str] = {}
     for i, index in enumerate(indices):
       record = self._record(index)
       labels[i] = record.label
       try:
-        images[i] = self.decode(record.encoded)
-      except DecodeError:
+        images[i] = self.decode(_encoded(record))
+      except DecodeError as error:
         mask[i] = False
-        corrupt.append(record.name)
-    return {
-      'image': images,
-      'label': labels,
-      'mask': mask,
-      'corrupt': tuple(corrupt),
-    }
+        corrupt[record.name] = str(error)
+    return {'image': images, 'label': labels, 'mask': mask, 'corrupt': corrupt}
 
   def check(self, name: str) -> None:
     """Reads a few records; raises ValueError if the split cannot be used."""
@@ -142,6 +141,12 @@ class ImageSplit:
       self._record(index)
 
 
+def _encoded(record: Record) -> bytes:
+  if record.problem:
+    raise DecodeError(record.problem)
+  return record.encoded
+
+
 def create(
   name: str,
   *,
@@ -150,6 +155,7 @@ def create(
   image_size: int = 224,
   resize: int | None = None,
   test_split: str | None = None,
+  test_share: float = 0.2,
   held_out: int = 0,
   held_out_seed: int = 0,
   workers: int | None = None,
@@ -164,12 +170,15 @@ def create(
     image_size: height and width that the network sees, pixels; default: 224.
     resize: shorter side before the central crop of an evaluation; default: 8/7
       of `image_size`, which is 256 for 224.
-    test_split: name of the test split; default: validation, val or test.
+    test_split: name of the test split; default: validation, val, test or
+      valid.
+    test_share: share of the training images of every class that is set aside
+      to test on, if there is no test split; default: 0.2.
     held_out: number of training images set aside as the split `held_out`;
       default: 0.
-    held_out_seed: seed that draws those images; default: 0.
-    workers: number of processes that decode; default: one per core; 0 decodes
-      in the training process.
+    held_out_seed: seed that draws the images set aside; default: 0.
+    workers: number of processes that decode; default: one for each processor
+      that this process may use; 0 decodes in the training process.
     max_corrupt: number of images that may be unreadable; default: 10.
 
   Raises:
@@ -185,6 +194,8 @@ def create(
     raise ValueError(
       f'image_size {image_size} must be between 1 and resize, {resize}'
     )
+  if not 0.0 < test_share < 1.0:
+    raise ValueError(f'test_share must be between 0 and 1, got {test_share}')
   opened = (
     open_folder(data_dir, test_split)
     if name == FOLDER
@@ -203,9 +214,9 @@ def create(
       least_area=recipe.least_area,
     )
 
-  splits = _splits(opened, split, held_out, held_out_seed)
+  splits, notes = _splits(opened, split, test_share, held_out, held_out_seed)
   for key, examples in splits.items():
-    examples.check(opened.test_name if key == 'test' else key)
+    examples.check(opened.test_name or key if key == 'test' else key)
   if workers is None:
     workers = os.cpu_count() or 1
   return Dataset(
@@ -215,8 +226,8 @@ def create(
     image_size=image_size,
     preprocessing=(
       f'(images / 255 - {list(recipe.mean)}) / {list(recipe.std)}; before'
-      f' that, the shorter side resized to {resize}, the centre cropped to'
-      f' {image_size}'
+      ' that, turned as EXIF says, transparent parts white, the shorter side'
+      f' resized to {resize}, the centre cropped to {image_size}'
     ),
     splits=splits,
     augment=AugmentImages(colour_augment, tuple(constants.items())),
@@ -224,21 +235,40 @@ def create(
     decode=decode,
     workers=workers,
     max_corrupt=max_corrupt,
+    notes=(*opened.notes, *notes),
   )
 
 
-def _splits(opened: Sources, split: Any, held_out: int, seed: int):
-  """Returns the splits: train, test, and held_out if it is asked for."""
-  size = len(opened.train)
-  if held_out and not 0 < held_out < size:
-    raise ValueError(
-      f'held_out {held_out} must be less than the {size} training images'
+def _splits(
+  opened: Sources,
+  split: Callable[[Source, np.ndarray], ImageSplit],
+  test_share: float,
+  held_out: int,
+  seed: int,
+) -> tuple[dict[str, ImageSplit], list[str]]:
+  """Returns the splits, train, test and perhaps held_out; and notes."""
+  rest, notes = np.arange(len(opened.train)), []
+  if opened.test is None:
+    rest, tested = stratified(
+      opened.train.labels(), opened.train.names(), test_share, seed
     )
-  order = np.random.default_rng(seed).permutation(size)
+    test = split(opened.train, tested)
+    notes.append(
+      f'no test split: {len(tested):,} of {len(opened.train):,} training images'
+      f' are set aside, {100 * test_share:g} % of every class'
+      f' (config.data.test_share, drawn by held_out_seed = {seed})'
+    )
+  else:
+    test = split(opened.test, np.arange(len(opened.test)))
+  if held_out and not 0 < held_out < len(rest):
+    raise ValueError(
+      f'held_out {held_out} must be less than the {len(rest)} training images'
+    )
+  order = rest[np.random.default_rng(seed).permutation(len(rest))]
   splits = {
     'train': split(opened.train, np.sort(order[held_out:])),
-    'test': split(opened.test, np.arange(len(opened.test))),
+    'test': test,
   }
   if held_out:
     splits['held_out'] = split(opened.train, np.sort(order[:held_out]))
-  return splits
+  return splits, notes

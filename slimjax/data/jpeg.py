@@ -4,18 +4,25 @@ The decoders were chosen by measurement: experiments/input_pipeline.
 """
 
 import dataclasses
-import io
 import math
 
 import numpy as np
 
+from slimjax.data import pictures
+from slimjax.data.pictures import DecodeError
+
+__all__ = [
+  'CentreCrop',
+  'DecodeError',
+  'decode_centre_crop',
+  'decode_random_crop',
+  'random_crop',
+]
+
 _TRIES = 10
 _RATIOS = (3 / 4, 4 / 3)
 _SCALINGS = (8, 4, 2)  # reductions that make JPEG decoding faster
-
-
-class DecodeError(ValueError):
-  """The image cannot be decoded."""
+_STRIP = 16  # the ratio of sides from which the ends are not resized
 
 
 def random_crop(
@@ -51,7 +58,8 @@ def decode_random_crop(
 
   Decoding halves the resolution as long as the part stays as large as `size`,
   which both filters and saves time; a bilinear resize by a factor of less than
-  two does the rest.
+  two does the rest. The part is turned upright last, as the photo's EXIF
+  orientation says.
 
   Args:
     encoded: JPEG, or anything Pillow reads.
@@ -69,8 +77,10 @@ def decode_random_crop(
   import simplejpeg
 
   cv2.setNumThreads(0)  # a worker process has one core
+  turned = 1
   try:
     height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+    pictures.check_size(height, width)
     top, left, part_height, part_width = random_crop(
       rng, height, width, least_area
     )
@@ -84,8 +94,11 @@ def decode_random_crop(
       min_width=-(-width // scaling) if scaling > 1 else 0,
       min_factor=scaling,
     )
+    turned = pictures.orientation(encoded)
+  except DecodeError:
+    raise
   except ValueError:  # not a JPEG, or a rare kind of JPEG
-    image = _decode_any(encoded)
+    image = pictures.decode(encoded)
     height, width, _ = image.shape
     top, left, part_height, part_width = random_crop(
       rng, height, width, least_area
@@ -97,9 +110,10 @@ def decode_random_crop(
   ]
   # Bilinear aliases beyond a factor of two, which only other formats reach.
   shrinks = min(part.shape[:2]) >= 2 * size
-  return cv2.resize(
+  part = cv2.resize(
     part, (size, size), interpolation=cv2.INTER_AREA if shrinks else 1
   )
+  return pictures.turn(part, turned)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +135,10 @@ class CentreCrop:
 def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
   """Returns the centre of a photo whose shorter side is resized to `resize`.
 
-  The result equals that of torchvision's Resize and CenterCrop on PIL images,
-  pixel by pixel: the filter is bilinear and as wide as the reduction, and the
-  longer side is rounded down.
+  The photo is turned upright first, as its EXIF orientation says. The result
+  equals that of torchvision's Resize and CenterCrop on PIL images, pixel by
+  pixel: the filter is bilinear and as wide as the reduction, and the longer
+  side is rounded down.
 
   Args:
     encoded: JPEG, or anything Pillow reads.
@@ -146,28 +161,32 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
     new = (int(resize * width / height), resize)
   left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
   resized = Image.fromarray(image)
+  bilinear = Image.Resampling.BILINEAR
+  if max(new) > _STRIP * resize:
+    # The ends of a strip would take gigabytes, and are not seen.
+    across, down = width / new[0], height / new[1]
+    seen = (
+      left * across,
+      top * down,
+      (left + size) * across,
+      (top + size) * down,
+    )
+    return np.asarray(resized.resize((size, size), bilinear, box=seen))
   if new != (width, height):
-    resized = resized.resize(new, Image.Resampling.BILINEAR)
+    resized = resized.resize(new, bilinear)
   return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def _decode_whole(encoded: bytes) -> np.ndarray:
-  """A whole picture, uint8 [h, w, 3]; the same pixels with either decoder."""
+  """Decodes a whole picture, upright; the same pixels with either decoder."""
   try:
     import simplejpeg  # the faster one; who only serves may be without it
 
-    return simplejpeg.decode_jpeg(encoded)
+    height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+    pictures.check_size(height, width)
+    image = simplejpeg.decode_jpeg(encoded)
+  except DecodeError:
+    raise
   except (ModuleNotFoundError, ValueError):
-    return _decode_any(encoded)
-
-
-def _decode_any(encoded: bytes) -> np.ndarray:
-  """Decodes with Pillow to uint8 [h, w, 3]: ImageNet has a PNG, some CMYK."""
-  from PIL import Image
-
-  errors = (OSError, ValueError, SyntaxError, EOFError)  # of Pillow's plugins
-  try:
-    with Image.open(io.BytesIO(encoded)) as image:
-      return np.asarray(image.convert('RGB'))
-  except (*errors, Image.DecompressionBombError) as error:
-    raise DecodeError(str(error)) from error
+    return pictures.decode(encoded)
+  return pictures.turn(image, pictures.orientation(encoded))

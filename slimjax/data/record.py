@@ -22,13 +22,13 @@ from slimjax import files
 from slimjax.data import fingerprint
 from slimjax.data.batches import Split
 from slimjax.data.dataset import Dataset
+from slimjax.data.folders import some
 from slimjax.naming import name_of
 from slimjax.naming import resolve
 
 RECORD = 'data.json'
 SAMPLES = 'data_samples.npz'
 _SAMPLES = 8
-_FEW = 5  # names in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,12 +203,6 @@ def _example_differences(
         ' (names, labels or pixels differ)'
       )
   return lines
-
-
-def some(names: Sequence[str]) -> str:
-  """Returns the first few of some names, and how many more there are."""
-  more = len(names) - _FEW
-  return ', '.join(names[:_FEW]) + (f' and {more:,} more' if more > 0 else '')
 
 
 def _examples(dataset: Dataset) -> dict[str, int]:

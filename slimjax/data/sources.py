@@ -1,9 +1,8 @@
-"""Reads encoded images: from TFDS as ArrayRecord, or from folders.
+"""Reads encoded images from TFDS, prepared as ArrayRecord.
 
-Both are read in any order without TensorFlow, and may lie on cloud storage.
+They are read in any order without TensorFlow, and may lie on cloud storage.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import difflib
@@ -16,16 +15,24 @@ import numpy as np
 
 from slimjax.data import fingerprint
 
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
-_TEST_SPLITS = ('validation', 'val', 'test')
+# Names of the test split; the first that is there is taken.
+TEST_SPLITS = ('validation', 'val', 'test', 'valid')
 
 
 class Record(NamedTuple):
-  """One example: its name, for messages; the encoded image; its label."""
+  """One example.
+
+  Attributes:
+    name: its name, for messages.
+    encoded: its image, encoded.
+    label: the number of its class.
+    problem: why the image cannot be read; '' if it can.
+  """
 
   name: str
   encoded: bytes
   label: int
+  problem: str = ''
 
 
 class Source(Protocol):
@@ -37,21 +44,33 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Record:
     """Reads one record."""
 
+  def labels(self) -> np.ndarray:
+    """Returns the labels of all records, int32 [n]."""
+
+  def names(self) -> list[bytes]:
+    """Returns a name for each record that stays when others are added."""
+
   def fingerprint(self, chosen: np.ndarray) -> str:
     """Returns a hash of what some records are, cheaply: none is read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """The training and the test split of a data set."""
+  """The training and the test split of a data set.
+
+  Attributes:
+    train: the training images.
+    test: the test images; None if there is no such split.
+    test_name: what that split is called.
+    class_names: one name per class.
+    notes: lines on what was found, for the user.
+  """
 
   train: Source
-  test: Source
+  test: Source | None
   test_name: str
   class_names: tuple[str, ...]
-
-
-# TFDS
+  notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +95,14 @@ class TfdsSource:
       example[self.image_key],
       int(example[self.label_key]),
     )
+
+  def labels(self) -> np.ndarray:
+    """Reads every record, which takes a while."""
+    labels = (self.records[i][self.label_key] for i in range(len(self)))
+    return np.fromiter(labels, np.int32, len(self))
+
+  def names(self) -> list[bytes]:
+    return [b'%d' % i for i in range(len(self))]
 
   def fingerprint(self, chosen: np.ndarray) -> str:
     """A prepared set is what its version and its files say."""
@@ -137,7 +164,7 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
       f' {kinds}, expected an Image and a ClassLabel'
     )
   image_key, label_key = kinds
-  test_name = _test_split(name, list(info.splits), test_split)
+  test_name = find_test_split(name, list(info.splits), test_split)
 
   def source(split: str) -> TfdsSource:
     if not info.splits[split].num_examples:
@@ -150,7 +177,7 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
 
   return Sources(
     train=source('train'),
-    test=source(test_name),
+    test=source(test_name) if test_name else None,
     test_name=test_name,
     class_names=tuple(info.features[label_key].names),
   )
@@ -194,99 +221,24 @@ def _check_prepared(builder: Any) -> None:
   )
 
 
-def _test_split(name: str, splits: Sequence[str], wanted: str | None) -> str:
-  choices = _TEST_SPLITS if wanted is None else (wanted,)
-  found = [choice for choice in choices if choice in splits]
-  if 'train' not in splits or not found:
-    raise ValueError(
-      f'{name} has the splits {", ".join(splits) or "(none)"}; train and'
-      f' {" or ".join(choices)} are needed (--config.data.test_split)'
-    )
-  return found[0]
+def find_test_split(
+  where: str, splits: Sequence[str], wanted: str | None
+) -> str:
+  """Returns the name of the test split; '' if there is only `train`.
 
-
-# Folders
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderSource:
-  """Reads DIR/SPLIT/CLASS/*.jpg."""
-
-  folder: str
-  files: np.ndarray  # bytes, CLASS/FILE
-  labels: np.ndarray  # int32
-
-  def __len__(self) -> int:
-    return len(self.files)
-
-  def __getitem__(self, index: int) -> Record:
-    name = self.files[index].decode()
-    path = epath.Path(self.folder) / name
-    return Record(str(path), path.read_bytes(), int(self.labels[index]))
-
-  def fingerprint(self, chosen: np.ndarray) -> str:
-    """Names within the folder, so that it may be moved; and labels."""
-    return fingerprint.of(
-      [
-        b'\0'.join(self.files[chosen].tolist()),
-        np.asarray(self.labels[chosen], np.int32),
-      ]
-    )
-
-
-def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
-  """Opens DIR/train/CLASS/*.jpg, and DIR/validation, DIR/val or DIR/test.
-
-  Classes are numbered in the order of their names.
+  Args:
+    where: the data set, for errors.
+    splits: the names that there are.
+    wanted: the name that is asked for; None takes the first of `TEST_SPLITS`.
 
   Raises:
-    ValueError: a split or its images are missing, or the classes differ.
+    ValueError: there is no `train`, or not what is asked for.
   """
-  if data_dir is None:
-    raise ValueError('image_folder needs --config.data.data_dir=DIR')
-  root = epath.Path(data_dir)
-  if not root.is_dir():
-    raise ValueError(f'config.data.data_dir {root} is not a folder')
-  splits = sorted(path.name for path in root.iterdir() if path.is_dir())
-  test_name = _test_split(str(root), splits, test_split)
-  train = _list_folder(root / 'train')
-  test = _list_folder(root / test_name)
-  if extra := sorted(set(test) - set(train)):
+  choices = TEST_SPLITS if wanted is None else (wanted,)
+  found = [choice for choice in choices if choice in splits]
+  if 'train' not in splits or (wanted is not None and not found):
     raise ValueError(
-      f'{root / test_name} has classes that {root / "train"} lacks:'
-      f' {", ".join(extra[:5])}'
+      f'{where} has the splits {", ".join(splits) or "(none)"}; train and'
+      f' {" or ".join(choices)} are needed (--config.data.test_split)'
     )
-  classes = tuple(train)
-
-  def source(split: str, listing: Mapping[str, list[str]]) -> FolderSource:
-    files = [
-      (f'{name}/{file}', classes.index(name))
-      for name, found in listing.items()
-      for file in found
-    ]
-    if not files:
-      raise ValueError(f'{root / split} has no images')
-    names, labels = zip(*files, strict=True)
-    return FolderSource(
-      str(root / split),
-      np.array([name.encode() for name in names]),
-      np.array(labels, np.int32),
-    )
-
-  return Sources(
-    train=source('train', train),
-    test=source(test_name, test),
-    test_name=test_name,
-    class_names=classes,
-  )
-
-
-def _list_folder(folder: epath.Path) -> dict[str, list[str]]:
-  """Returns {class: its image files}, both in the order of names."""
-  return {
-    path.name: sorted(
-      file.name for file in path.iterdir() if file.suffix.lower() in _SUFFIXES
-    )
-    for path in sorted(folder.iterdir())
-    if path.is_dir()
-  }
+  return found[0] if found else ''

@@ -223,7 +223,8 @@ def say_plan(
   steps_per_epoch: int,
 ) -> None:
   """Prints what will be trained: data, steps, and the cost of every width."""
-  print(dataset.describe(), flush=True)
+  for line in (dataset.describe(), *dataset.notes):
+    print(line, flush=True)
   examples = len(dataset.splits['train'])
   images = steps_per_epoch * run.batch_size
   total = run.epochs * steps_per_epoch

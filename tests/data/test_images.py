@@ -450,6 +450,25 @@ def test_sets_of_ones_own_are_read_and_wrong_labels_refused(data_dir, tmp_path):
     _dataset(tmp_path / 'bad', name='my_photos')
 
 
+def test_a_set_without_a_test_split_sets_images_aside(data_dir, tmp_path):
+  info = _own_set(data_dir, tmp_path, CLASSES) / 'dataset_info.json'
+  record = json.loads(info.read_text())
+  record['splits'] = [s for s in record['splits'] if s['name'] == 'train']
+  info.write_text(json.dumps(record))
+  dataset = _dataset(tmp_path, name='my_photos', test_share=0.3)
+  train, test = (dataset.splits[name] for name in ('train', 'test'))
+  assert len(train) + len(test) == TRAIN
+  labels = train.source.labels()
+  assert labels.tolist() == [train.source[i].label for i in range(TRAIN)]
+  counts = np.bincount(labels, minlength=CLASSES)
+  aside = np.bincount(labels[test.chosen], minlength=CLASSES)
+  assert (aside == np.clip(np.round(0.3 * counts), 1, counts - 1)).all()
+  (note,) = dataset.notes
+  assert note.startswith(f'no test split: {len(test)} of {TRAIN} training')
+  again = _dataset(tmp_path, name='my_photos', test_share=0.3).splits['test']
+  assert again.fingerprint() == test.fingerprint()
+
+
 def test_empty_splits_are_refused(data_dir, tmp_path):
   info = _own_set(data_dir, tmp_path, CLASSES) / 'dataset_info.json'
   record = json.loads(info.read_text())
@@ -506,8 +525,8 @@ def test_folders_that_can_not_be_used_are_refused(folder):
     create_dataset({'name': 'image_folder'})
   with pytest.raises(ValueError, match='is not a folder'):
     _folder(folder / 'nothing')
-  with pytest.raises(ValueError, match='has the splits ant, bee, cat; train'):
-    _folder(folder / 'train')
+  with pytest.raises(ValueError, match='has the splits train, val; train and'):
+    _folder(folder, test_split='minival')
   (folder / 'val' / 'dog').mkdir()
   with pytest.raises(ValueError, match='classes that .*train lacks: dog'):
     _folder(folder)
