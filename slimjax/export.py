@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from slimjax import cli
+from slimjax import units
 from slimjax.runtime.exporting import export_run
 from slimjax.runtime.writer import FORMATS
 from slimjax.runtime.writer import PLATFORMS
@@ -32,12 +33,12 @@ def main(argv: Sequence[str]) -> None:
       value = entry.error if headline['direction'] == 'min' else -entry.error
       error = f', {headline["title"]} {value:.2f} {headline["unit"]}'
     print(
-      f'{label(entry.width)}: {entry.macs / 1e6:.2f} M MACs,'
-      f' {entry.prepared_bytes / 1e6:.2f} MB of weights{error}'
+      f'{label(entry.width)}: {units.count(entry.macs)} MACs,'
+      f' {units.size(entry.prepared_bytes)} of weights{error}'
     )
   size = sum(file['bytes'] for file in manifest.files.values())
   print(
-    f'{_OUT.value}: {size / 1e6:.1f} MB; the outputs of every width are those'
+    f'{_OUT.value}: {units.size(size)}; the outputs of every width are those'
     ' of the run'
   )
 

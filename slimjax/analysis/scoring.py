@@ -13,8 +13,6 @@ from etils import epath
 from slimjax import configuration
 from slimjax.analysis import published
 from slimjax.data.dataset import Dataset
-from slimjax.data.record import differences
-from slimjax.data.record import read_record
 from slimjax.training import processes
 from slimjax.training.compiling import quiet
 from slimjax.training.evaluator import Evaluator
@@ -26,6 +24,7 @@ from slimjax.training.results import results_of
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
 from slimjax.training.runs import check_data
+from slimjax.training.runs import data_differences
 from slimjax.training.runs import load_published
 from slimjax.training.runs import load_run
 from slimjax.widths import Width
@@ -121,9 +120,8 @@ def _compare_data(
 ) -> None:
   """Refuses data that are not the run's; elsewhere the examples may differ."""
   check_data(workdir, dataset, [] if moved else [split])
-  record = read_record(workdir)
-  if moved and record is not None:
-    for line in differences(record, dataset, splits=[split]):
+  if moved:
+    for line in data_differences(workdir, dataset, [split]):
       say(f'scored on other data than the run: {line}')
 
 

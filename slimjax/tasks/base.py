@@ -64,6 +64,11 @@ class Metric:
 class Task(Protocol):
   """What the programs ask of a task.
 
+  A task may also have `write_details(totals, dataset, folder)`. It writes what
+  else the final evaluation tells into the folder of a run, and returns a list
+  of what is printed beside the table, text or rich's tables. `totals` are what
+  `accumulate` returned, by width, thinnest first; only process 0 calls it.
+
   Attributes:
     metrics: the scores that tables show; the first is the headline, by which
       the best checkpoint and the best width are chosen.
@@ -122,7 +127,10 @@ class Task(Protocol):
     """
 
   def score(self, total: Any) -> dict[str, float]:
-    """Returns the scores of all batches, with 'examples', their number."""
+    """Returns the scores of all batches, with 'examples', their number.
+
+    A metric that says nothing of these data may be missing, except the first.
+    """
 
 
 def add_sums(total: Any, measured: Any) -> Any:

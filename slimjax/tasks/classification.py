@@ -5,19 +5,25 @@ import dataclasses
 from typing import Any
 from typing import ClassVar
 
+from etils import epath
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
+from slimjax.data.folders import some
 from slimjax.models.net import SlimNet
+from slimjax.tasks import confusion
 from slimjax.tasks.base import add_sums
 from slimjax.tasks.base import Forward
 from slimjax.tasks.base import means
 from slimjax.tasks.base import Metric
 from slimjax.tasks.base import SumCount
+from slimjax.tasks.confusion import Confusion
 from slimjax.tasks.losses import cross_entropy
 from slimjax.tasks.losses import soft_cross_entropy
+from slimjax.widths import Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Classification:
       raise ValueError(
         f'config.model.num_classes is {model.num_classes}, but'
         f' {dataset.name} has {dataset.num_classes} classes'
+        + (f': {some(dataset.class_names)}' if dataset.class_names else '')
       )
 
   def example(self, dataset: Dataset) -> Batch:
@@ -72,24 +79,64 @@ class Classification:
   def predict(self, forward: Forward, batch: Batch) -> jax.Array:
     return forward(batch['image'])
 
-  def measure(self, forward: Forward, batch: Batch) -> dict[str, SumCount]:
+  def measure(self, forward: Forward, batch: Batch) -> dict[str, Any]:
     logits, labels = forward(batch['image']), batch['label']
     losses = cross_entropy(logits, labels)
-    return classification_metrics(logits, labels, losses, batch['mask'])
+    mask = batch['mask']
+    return {
+      'sums': classification_metrics(logits, labels, losses, mask),
+      'label': jnp.where(mask, labels, -1),
+      'predicted': predicted_class(logits, labels),
+    }
 
   def accumulate(self, total: Any, measured: Any) -> Any:
-    return add_sums(total, measured)
+    scored = measured['label'] >= 0
+    pairs = np.stack([measured['label'], measured['predicted']])[:, scored]
+    return {
+      'sums': add_sums(total and total['sums'], measured['sums']),
+      'pairs': [*(total['pairs'] if total else ()), pairs],
+    }
 
   def summarise(self, metrics: Mapping[str, SumCount]) -> dict[str, float]:
     mean = means(metrics)
-    return {
-      'loss': mean['loss'],
-      'top1_error': 100.0 * (1.0 - mean['top1']),
-      'top5_error': 100.0 * (1.0 - mean['top5']),
+    errors = {
+      f'{name}_error': 100.0 * (1.0 - mean[name])
+      for name in ('top1', 'top5')
+      if name in mean
     }
+    return {'loss': mean['loss'], **errors}
 
   def score(self, total: Any) -> dict[str, float]:
-    return {**self.summarise(total), 'examples': int(total['loss'][1])}
+    sums = total and total['sums']
+    return {**self.summarise(sums), 'examples': int(sums['loss'][1])}
+
+  def write_details(
+    self, totals: Mapping[Width, Any], dataset: Dataset, folder: epath.Path
+  ) -> list[Any]:
+    """Writes confusion.json and, for up to 50 classes, confusion.png."""
+    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    found = {}
+    for width, total in totals.items():
+      labels, predicted = np.concatenate(total['pairs'], axis=1)
+      found[width] = Confusion.of(labels, predicted, len(names))
+    confusion.write_json(found, names, folder / confusion.JSON)
+    confusion.plot(found, names, folder / confusion.PICTURE)
+    return [confusion.table(found, names)]
+
+
+def predicted_class(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns the class with the largest logit, int32 [b].
+
+  It is the label where `top_k_correct` says so, and another where it does not:
+  a tie, and a NaN, count against the label.
+  """
+  classes = logits.shape[-1]
+  own = jax.nn.one_hot(labels, classes, dtype=bool)
+  other = jnp.argmax(jnp.where(own, -jnp.inf, logits), axis=-1)
+  # All may be infinite.
+  other = jnp.where(other == labels, (labels + 1) % classes, other)
+  right = top_k_correct(logits, labels, 1) > 0
+  return jnp.where(right, labels, other)
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
@@ -117,7 +164,7 @@ def classification_metrics(
     mask: bool [b], False for padding; by default all examples count.
 
   Returns:
-    {'loss', 'top1', 'top5': (sum, count)}.
+    {'loss', 'top1': (sum, count)}, and 'top5' of more than five classes.
   """
   if mask is None:
     mask = jnp.ones(labels.shape, bool)
@@ -125,8 +172,9 @@ def classification_metrics(
   values = {
     'loss': losses,
     'top1': top_k_correct(logits, labels, 1),
-    'top5': top_k_correct(logits, labels, 5),
   }
+  if logits.shape[-1] > 5:  # of fewer, five always hold the label
+    values['top5'] = top_k_correct(logits, labels, 5)
   return {
     # Not a product: the loss of a padding row may be anything.
     name: (jnp.sum(jnp.where(mask, value, 0.0)), count)

@@ -1,6 +1,7 @@
 """Scores a split at several widths."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 from typing import Any
@@ -76,7 +77,17 @@ class Evaluator:
     self._compiled = False
 
   def __call__(self, variables: Variables) -> dict[Width, dict[str, float]]:
-    """Returns the task's scores of each width.
+    """Returns the task's scores of each width."""
+    return self.scores(self.totals(variables))
+
+  def scores(
+    self, totals: Mapping[Width, Any]
+  ) -> dict[Width, dict[str, float]]:
+    """Returns the task's scores of what `totals` returned."""
+    return {width: self._task.score(total) for width, total in totals.items()}
+
+  def totals(self, variables: Variables) -> dict[Width, Any]:
+    """Returns what the task accumulates over a split, for each width.
 
     Every example is read once for all widths; nothing is waited for until all
     are on their way. What cannot be decoded is not among the examples.
@@ -113,7 +124,7 @@ class Evaluator:
     for measured in pending:
       add(measured)
     corrupt.check(processes.gather)
-    return {w: self._task.score(total) for w, total in totals.items()}
+    return totals
 
   def _compile(self, weights, batch) -> None:
     """Compiles all widths side by side, in threads, the first time."""

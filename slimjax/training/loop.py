@@ -16,8 +16,10 @@ from etils import epath
 import jax
 import numpy as np
 import optax
+import rich
 
 from slimjax import configuration
+from slimjax import files
 from slimjax.data.batches import Corrupt
 from slimjax.data.batches import Share
 from slimjax.data.prefetch import Prefetched
@@ -38,6 +40,7 @@ from slimjax.training.results import print_results
 from slimjax.training.results import Result
 from slimjax.training.results import results_of
 from slimjax.training.results import Scores
+from slimjax.training.results import write_details
 from slimjax.training.results import write_results
 from slimjax.training.session import has_checkpoints
 from slimjax.training.session import open_session
@@ -69,7 +72,8 @@ def train_and_evaluate(
   Args:
     config: a configuration such as configs/digits.py gives.
     workdir: folder for config.json, checkpoints/, metrics.jsonl, tensorboard/,
-      results.json and error_vs_macs.png; on storage that all hosts share.
+      results.json, error_vs_macs.png and what the task tells (confusion.json);
+      on storage that all hosts share.
     profile_steps: number of steps to trace into WORKDIR/profile; 0 traces none.
     initial: (model, variables) -> those to begin with, from those as drawn, or
       of `config.init.source`; not called when the run resumes.
@@ -87,9 +91,11 @@ def train_and_evaluate(
   """
   start = time.perf_counter()
   run = configuration.parse(config)
-  workdir = epath.Path(workdir)
+  workdir = files.expand(workdir, 'workdir')
   keep_compiled(run.compilation_cache_dir)
   setup = set_up(run, last)
+  # What was found in the data is kept as if it had been given.
+  config = {**configuration.as_plain(config), 'model': setup.run.model}
   say = functools.partial(print, flush=True)
   told = say if processes.is_primary() else quiet
   if processes.is_primary():
@@ -113,23 +119,23 @@ def train_and_evaluate(
       batch_size=run.eval_batch_size,
       say=session.progress.say,
     )
-    scores = clock = None
+    totals = clock = None
     if session.first_step < setup.total_steps:
       trainer = _Trainer(setup, session, evaluator, start, profile_steps)
       if not trainer.train(stack):
         return None
-      scores, clock = trainer.scores, trainer.clock
+      totals, clock = trainer.totals, trainer.clock
     session.checkpoints.wait()
-    if scores is None:  # the run was over before
-      scores = evaluator(session.state.variables)
-    return _finish(setup, session, scores, clock)
+    if totals is None:  # the run was over before
+      totals = evaluator.totals(session.state.variables)
+    return _finish(setup, session, totals, evaluator.scores(totals), clock)
 
 
 class _Trainer:
   """Takes the steps of a session.
 
   Attributes:
-    scores: of the last evaluation; None before the first.
+    totals: of the last evaluation; None before the first.
     clock: of the time the steps took.
   """
 
@@ -149,7 +155,7 @@ class _Trainer:
       session.workdir / 'profile', session.first_step, profile_steps
     )
     self._corrupt = Corrupt(setup.dataset.max_corrupt)
-    self.scores: Scores | None = None
+    self.totals: Mapping[Width, Any] | None = None
     self.clock: Clock
 
   def train(self, stack: contextlib.ExitStack) -> bool:
@@ -249,10 +255,11 @@ class _Trainer:
     setup, session = self._setup, self._session
     error = None
     if self._evaluates(step):
-      self.scores = self._evaluator(session.state.variables)
+      self.totals = self._evaluator.totals(session.state.variables)
+      scores = self._evaluator.scores(self.totals)
       epoch = step / setup.steps_per_epoch
-      session.write(validation_records(self.scores, step, epoch))
-      error = mean_error(setup.task, self.scores)
+      session.write(validation_records(scores, step, epoch))
+      error = mean_error(setup.task, scores)
       session.best = min(session.best, error)
     position = {
       'window': log.state(),
@@ -262,7 +269,11 @@ class _Trainer:
 
 
 def _finish(
-  setup: Setup, session: Session, scores: Scores, clock: Clock | None
+  setup: Setup,
+  session: Session,
+  totals: Mapping[Width, Any],
+  scores: Scores,
+  clock: Clock | None,
 ) -> list[Result]:
   """Tells the end of a run, and returns its table."""
   run, task = setup.run, setup.task
@@ -281,8 +292,11 @@ def _finish(
       session.workdir / 'error_vs_macs.png',
       f'{name}, one set of weights, on {setup.dataset.name}',
     )
+    details = write_details(task, totals, setup.dataset, session.workdir)
     session.progress.close()
     print_results(results, task.metrics, f'{name} on {setup.dataset.name}')
+    for detail in details:
+      rich.print(detail)
   return results
 
 

@@ -14,6 +14,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from slimjax import units
 from slimjax.configuration import Run
 from slimjax.data.dataset import Dataset
 from slimjax.models.net import SlimNet
@@ -246,7 +247,7 @@ def say_plan(
     profile = profile_model(model, width=width, image_size=dataset.image_size)
     table.add_row(
       label(width),
-      f'{profile.macs / 1e6:.2f} M',
-      f'{profile.params / 1e6:.3f} M',
+      units.count(profile.macs),
+      units.count(profile.params),
     )
   rich.console.Console().print(table)

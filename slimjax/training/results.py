@@ -11,6 +11,8 @@ import rich.table
 
 from slimjax import files
 from slimjax import plots
+from slimjax import units
+from slimjax.data.dataset import Dataset
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.tasks.base import Metric
@@ -49,11 +51,26 @@ def results_of(
     Result(
       width=width,
       profile=profile_model(model, width=width, image_size=image_size),
-      scores={metric.name: of_width[metric.name] for metric in task.metrics},
+      scores={
+        metric.name: of_width[metric.name]
+        for metric in task.metrics
+        if metric.name in of_width
+      },
       examples=int(of_width['examples']),
     )
     for width, of_width in scores.items()
   ]
+
+
+def write_details(
+  task: Task,
+  totals: Mapping[Width, Any],
+  dataset: Dataset,
+  workdir: epath.Path,
+) -> list[Any]:
+  """Writes what else a task tells at the end, and returns what is printed."""
+  write = getattr(task, 'write_details', None)
+  return write(totals, dataset, workdir) if write else []
 
 
 def write_results(results: Sequence[Result], workdir: epath.Path) -> None:
@@ -76,6 +93,7 @@ def print_results(
 ) -> None:
   """Prints one line per width: scores, MACs, parameters."""
   table = rich.table.Table(title=title)
+  metrics = [m for m in metrics if all(m.name in r.scores for r in results)]
   names = [metric.title for metric in metrics]
   for name in ('width', *names, 'MACs', 'parameters'):
     table.add_column(name, justify='right')
@@ -83,8 +101,8 @@ def print_results(
     table.add_row(
       label(result.width),
       *(metric.text(result.scores[metric.name]) for metric in metrics),
-      f'{result.profile.macs / 1e6:.2f} M',
-      f'{result.profile.params / 1e6:.3f} M',
+      units.count(result.profile.macs),
+      units.count(result.profile.params),
     )
   rich.console.Console().print(table)
 
@@ -97,7 +115,7 @@ def plot_results(
 ) -> None:
   """Saves the headline metric against MACs, one point per width, as PNG."""
   results = sorted(results, key=lambda result: result.profile.macs)
-  macs = [result.profile.macs / 1e6 for result in results]
+  macs = [result.profile.macs for result in results]
   values = [result.scores[headline.name] for result in results]
   figure = plots.figure((6, 4))
   axes = figure.add_subplot()
@@ -109,9 +127,8 @@ def plot_results(
       xytext=(6, 6),
       textcoords='offset points',
     )
-  axes.set(
-    xlabel='million multiply-accumulates', ylabel=headline.axis, title=title
-  )
+  axes.set(xlabel='multiply-accumulates', ylabel=headline.axis, title=title)
+  axes.xaxis.set_major_formatter(lambda x, _: units.count(x))
   if min(values) >= 0:
     axes.set_ylim(0, max(values) * 1.25 + 0.1)
   axes.margins(x=0.12)

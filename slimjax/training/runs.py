@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import inspect
 import json
 import os
@@ -33,8 +34,29 @@ from slimjax.variables.torch_names import load_torch
 CONFIG = 'config.json'
 
 
+def with_classes(run: configuration.Run, dataset: Dataset) -> configuration.Run:
+  """Returns a run that knows its number of classes, if need be from the data.
+
+  Raises:
+    ValueError: config.model.num_classes is None, and the data have no classes.
+  """
+  if run.model.get('num_classes', 0) is not None:
+    return run
+  if not dataset.num_classes:
+    raise ValueError(
+      f'config.model.num_classes must be given: {dataset.name} has no classes'
+    )
+  model = {**run.model, 'num_classes': dataset.num_classes}
+  return dataclasses.replace(run, model=model)
+
+
 def build_model(run: configuration.Run) -> SlimNet:
   """Returns the network of a run."""
+  if run.model.get('num_classes', 0) is None:
+    raise ValueError(
+      'config.model.num_classes is None: training finds it in the data; here'
+      ' give it, --config.model.num_classes=N'
+    )
   return configuration.call(create_model, 'config.model', run.model)
 
 
@@ -43,23 +65,29 @@ def build_dataset(run: configuration.Run) -> Dataset:
   return create_dataset(run.data)
 
 
+def data_differences(
+  workdir: epath.PathLike,
+  dataset: Dataset,
+  splits: Sequence[str] | None = None,
+) -> list[str]:
+  """Returns how a data set differs from what a run knows of its own.
+
+  Args:
+    workdir: folder of the run; one by older code knows nothing.
+    dataset: the data set as it is now.
+    splits: splits whose examples are compared; default: all.
+  """
+  record = read_record(workdir)
+  return [] if record is None else differences(record, dataset, splits=splits)
+
+
 def check_data(
   workdir: epath.PathLike,
   dataset: Dataset,
   splits: Sequence[str] | None = None,
 ) -> None:
-  """Compares a data set with what a run knows of its own.
-
-  Args:
-    workdir: of the run; one by older code knows nothing.
-    dataset: as it is now.
-    splits: whose examples must be those of the run; by default all.
-
-  Raises:
-    ValueError: it differs; the text has a line for each thing.
-  """
-  record = read_record(workdir)
-  lines = record and differences(record, dataset, splits=splits)
+  """Raises ValueError with a line for each thing; see `data_differences`."""
+  lines = data_differences(workdir, dataset, splits)
   if lines:
     raise ValueError(
       f'the data are not those that the run in {workdir} was trained on:\n  '

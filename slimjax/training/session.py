@@ -23,6 +23,7 @@ from slimjax.training.log import MetricsWriter
 from slimjax.training.progress import Progress
 from slimjax.training.runs import check_data
 from slimjax.training.runs import CONFIG
+from slimjax.training.runs import data_differences
 from slimjax.training.runs import defaults
 from slimjax.training.runs import read_config
 from slimjax.training.setup import Setup
@@ -129,10 +130,11 @@ def claim(
       return []
     found = configuration.differences(old, new, defaults(new))
     if found.refused:
+      lines = [*found.refused, *data_differences(workdir, dataset)]
       raise ValueError(
         f'{workdir} holds a run with another configuration, which cannot resume'
         ' with this one:\n  '
-        + '\n  '.join(found.refused)
+        + '\n  '.join(lines)
         + '\nTake another --workdir, or the configuration as it was. To go on'
         ' from its weights:\n  python -m slimjax.train --config=...'
         f' --workdir=ANOTHER --config.init.source={workdir}'

@@ -26,6 +26,7 @@ from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_model
 from slimjax.training.runs import build_plan
 from slimjax.training.runs import build_task
+from slimjax.training.runs import with_classes
 from slimjax.training.state import TrainState
 from slimjax.training.weights import begin
 from slimjax.variables import init
@@ -83,6 +84,7 @@ def set_up(
       f' devices; try {-(-run.batch_size // mesh.size) * mesh.size}'
     )
   dataset = processes.together(lambda: build_dataset(run))
+  run = with_classes(run, dataset)
   examples = len(dataset.splits['train'])
   steps_per_epoch = examples // run.batch_size
   if not steps_per_epoch:

@@ -1,13 +1,20 @@
 """Losses and metrics against formulas written out in numpy."""
 
+import dataclasses
+import io
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import rich.console
 
+from slimjax.data import digits
 from slimjax.tasks import Classification
 from slimjax.tasks.classification import classification_metrics
+from slimjax.tasks.classification import predicted_class
 from slimjax.tasks.classification import top_k_correct
 from slimjax.tasks.losses import cross_entropy
 from slimjax.tasks.losses import soft_cross_entropy
@@ -131,23 +138,130 @@ def test_without_a_mask_all_examples_count():
   assert [float(x) for x in metrics['top1']] == [2.0, 3.0]
 
 
+def _measure(logits, labels, mask):
+  """What a task measures of a network that gives these logits."""
+  batch = {'image': jnp.asarray(logits), 'label': jnp.asarray(labels)}
+  batch['mask'] = jnp.asarray(mask, bool)
+  measured = Classification().measure(lambda images: images, batch)
+  return jax.tree.map(np.asarray, measured)
+
+
 def test_scores_are_of_all_batches():
   task, total = Classification(), None
+  logits = 40.0 * jnp.eye(3, 6)
   for labels, mask in (([0, 1, 0], [1, 1, 1]), ([2, 0, 0], [1, 0, 0])):
-    labels, mask = jnp.array(labels), jnp.array(mask, bool)
-    measured = classification_metrics(jnp.eye(3), labels, jnp.ones(3), mask)
-    total = task.accumulate(total, measured)
+    total = task.accumulate(total, _measure(logits, labels, mask))
   scores = task.score(total)
   assert scores.pop('top1_error') == pytest.approx(50.0)
-  assert scores == {'loss': 1.0, 'top5_error': 0.0, 'examples': 4}
+  assert scores.pop('loss') == pytest.approx(20.0)
+  # A tie counts against the label: with it there are six that are not below.
+  assert scores == {'top5_error': 50.0, 'examples': 4}
+
+
+def test_five_of_five_classes_are_no_score():
+  task = Classification()
+  measured = _measure(jnp.eye(3, 5), [0, 1, 0], [1, 1, 1])
+  assert set(task.score(task.accumulate(None, measured))) == {
+    *('loss', 'top1_error', 'examples')
+  }
 
 
 def test_nothing_has_no_score():
   """No batch at all, or none whose examples could be read."""
   task = Classification()
-  measured = classification_metrics(
-    jnp.eye(3), jnp.arange(3), jnp.ones(3), jnp.zeros(3, bool)
-  )
+  measured = _measure(jnp.eye(3), [0, 1, 2], [0, 0, 0])
   for total in (None, task.accumulate(None, measured)):
     with pytest.raises(ValueError, match='no example was scored: the split is'):
       task.score(total)
+
+
+@pytest.mark.parametrize(
+  'logits, label, predicted',
+  [
+    ([3.0, 2.0, 1.0], 0, 0),
+    ([3.0, 2.0, 1.0], 1, 0),
+    ([2.0, 2.0, 1.0], 0, 1),  # a tie is no hit, as in the score
+    ([2.0, 2.0, 1.0], 1, 0),
+    ([1.0, 1.0, 1.0], 1, 0),
+    ([NAN, 2.0, 1.0], 0, 1),
+    ([-INF, -INF, -INF], 0, 1),
+  ],
+)
+def test_a_prediction_is_the_label_where_it_is_right(logits, label, predicted):
+  logits, label = jnp.array([logits]), jnp.array([label])
+  found = predicted_class(logits, label)[0]
+  right = top_k_correct(logits, label, 1)[0] > 0
+  assert bool(right) == (int(found) == int(label[0]))
+  if predicted:
+    assert int(found) == predicted
+
+
+# Which classes are taken for which.
+
+
+def _totals(classes=3, seed=0, batches=3):
+  rng = np.random.default_rng(seed)
+  task, total, labels, logits = Classification(), None, [], []
+  for _ in range(batches):
+    labels.append(rng.integers(0, classes, 40))
+    logits.append(rng.normal(size=(40, classes)))
+    logits[-1][np.arange(40), labels[-1]] += 1.0
+    mask = np.arange(40) < 33
+    total = task.accumulate(total, _measure(logits[-1], labels[-1], mask))
+  seen = [np.concatenate([x[:33] for x in xs]) for xs in (labels, logits)]
+  return task, total, *seen
+
+
+def _dataset(names):
+  return dataclasses.replace(
+    digits.create(), num_classes=len(names), class_names=tuple(names)
+  )
+
+
+def test_the_confusion_is_that_of_every_scored_image(tmp_path):
+  task, total, labels, logits = _totals()
+  expected = np.zeros((3, 3), int)
+  for label, guess in zip(labels, logits.argmax(-1), strict=True):
+    expected[label, guess] += 1
+  names = ['ant', 'bee [old]', 'cat']
+  (table,) = task.write_details({0.25: total}, _dataset(names), tmp_path)
+  record = json.loads((tmp_path / 'confusion.json').read_text())
+  assert record['class_names'] == names
+  (of_width,) = record['widths']
+  assert of_width['width'] == 0.25
+  assert of_width['matrix'] == expected.tolist()
+  confused = [tuple(triple) for triple in of_width['confused']]
+  assert sorted(confused) == [
+    (i, j, expected[i, j]) for i in range(3) for j in range(3) if i != j
+  ]
+  assert [count for *_, count in confused] == sorted(
+    (count for *_, count in confused), reverse=True
+  )
+  for number, entry in enumerate(of_width['classes']):
+    wrong = expected[number].sum() - expected[number, number]
+    assert entry['examples'] == expected[number].sum()
+    assert entry['wrong'] == wrong
+    assert entry['error'] == pytest.approx(100 * wrong / entry['examples'])
+  # Together they are the score.
+  wrong = sum(entry['wrong'] for entry in of_width['classes'])
+  assert task.score(total)['top1_error'] == pytest.approx(100 * wrong / 99)
+  assert (tmp_path / 'confusion.png').read_bytes().startswith(b'\x89PNG')
+  console = rich.console.Console(record=True, width=80, file=io.StringIO())
+  console.print(table)
+  text = console.export_text()
+  assert 'bee [old]' in text
+  assert f'{of_width["classes"][0]["error"]:.2f} %' in text
+
+
+def test_a_thousand_classes_are_a_short_list(tmp_path):
+  task, total, labels, _ = _totals(classes=1000)
+  names = [f'class {i}' for i in range(1000)]
+  (table,) = task.write_details({1.0: total}, _dataset(names), tmp_path)
+  assert table.row_count == 20
+  assert not (tmp_path / 'confusion.png').exists()
+  text = (tmp_path / 'confusion.json').read_text()
+  assert len(text) < 1.2e5
+  (of_width,) = json.loads(text)['widths']
+  assert 'matrix' not in of_width
+  without = np.setdiff1d(np.arange(1000), labels)
+  assert of_width['classes'][without[0]]['error'] is None

@@ -210,7 +210,7 @@ def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
   assert STEPS < _lines(workdir)[-1]['step'] < 2 * STEPS
 
   # In an evaluation: the last, when its line of the training is written.
-  python = _held('evaluator.Evaluator.__call__', 'n == 2')
+  python = _held('evaluator.Evaluator.totals', 'n == 2')
   process, output = _start(workdir, python=python)
   _when(lambda: _is_held(output), process, output)
   _when(lambda: 2 * STEPS in _saved(workdir), process, output)
