@@ -378,7 +378,7 @@ def test_a_run_with_another_configuration_is_refused(workdir):
   with pytest.raises(ValueError, match='another configuration') as error:
     train_and_evaluate(config, workdir)
   lines = [line.strip() for line in str(error.value).splitlines()]
-  assert lines[1:-1] == [
+  assert lines[1:-2] == [
     'config.epochs: 3 before, 4 now',
     f'config.model.name: {NAME} before, mobilenet_v1 now',
     'config.model.widths: [0.25] before, [0.25, 0.5] now',
