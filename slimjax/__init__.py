@@ -8,6 +8,7 @@ if TYPE_CHECKING:
   from slimjax.models import create_model
   from slimjax.models import MODELS
   from slimjax.models.net import SlimNet
+  from slimjax.runtime.opening import load
   from slimjax.training.weights import load_weights
   from slimjax.training.weights import make_slimmable
   from slimjax.variables import apply
@@ -38,6 +39,7 @@ _HOMES = {
   'fold_batch_norm': 'variables',
   'init': 'variables',
   'list_models': 'variables.profile',
+  'load': 'runtime.opening',
   'load_torch': 'variables.torch_names',
   'load_weights': 'training.weights',
   'make_slimmable': 'training.weights',
@@ -57,6 +59,7 @@ __all__ = [
   'fold_batch_norm',
   'init',
   'list_models',
+  'load',
   'load_torch',
   'load_weights',
   'make_slimmable',

@@ -9,7 +9,15 @@ import sys
 import slimjax
 from slimjax import naming
 
-PROGRAMS = ('train', 'evaluate', 'export', 'benchmark', 'report', 'visualize')
+PROGRAMS = (
+  'train',
+  'evaluate',
+  'predict',
+  'export',
+  'benchmark',
+  'report',
+  'visualize',
+)
 
 
 def main() -> int:

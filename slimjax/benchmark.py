@@ -1,9 +1,11 @@
 """Measures a bundle on this device, at every width.
 
 python -m slimjax.benchmark BUNDLE [--backend=onnxruntime] [--batch_sizes=1,8]
+  [--record]
 
 Prints a table, and writes it as JSON (for `slimjax.runtime.Controller`) and as
-a plot of error against latency.
+a plot of error against latency; with --record also into the bundle's manifest,
+beside the error of each width (of the first batch size).
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from slimjax.runtime import display
 from slimjax.runtime import load
 from slimjax.runtime import measure
 from slimjax.runtime.backends import BACKENDS
-from slimjax.widths import canonical
+from slimjax.runtime.measuring import record
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
   batch_sizes = [int(size) for size in _BATCH_SIZES.value]
   network = load(
     folder,
-    widths=[canonical(width) for width in _WIDTHS.value],
+    widths=_WIDTHS.value,
     backend=_BACKEND.value,
     batch_sizes=batch_sizes,
   )
@@ -43,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
   stem = _OUT.value or f'{folder}{suffix}.benchmark'
   table.save(f'{stem}.json')
   display.plot(table, f'{stem}.png', title=folder.name)
+  if _RECORD.value:
+    record(table, folder, batch_sizes[0])
   console.print(f'written: {stem}.json, {stem}.png', highlight=False)
 
 
@@ -64,10 +68,12 @@ if __name__ == '__main__':
   _ROUNDS = flags.DEFINE_integer(
     'rounds', 30, 'Number of turns of each width; at least 3.'
   )
+  _RECORD = flags.DEFINE_bool(
+    'record', False, "Whether the bundle's manifest gets the latencies, too."
+  )
   _OUT = flags.DEFINE_string(
     'out',
     None,
-    'Path of the table and the plot, without suffix. Default:'
-    ' BUNDLE.benchmark, or BUNDLE.onnxruntime.benchmark.',
+    'Path of table and plot without suffix; else BUNDLE[.BACKEND].benchmark.',
   )
   cli.run(main, positionals='BUNDLE')

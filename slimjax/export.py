@@ -1,7 +1,8 @@
 """Writes a run as a bundle: one folder that runs at any of its widths.
 
 python -m slimjax.export --workdir=runs/digits --out=bundles/digits
-  [--widths=0.25,1.0] [--batch=1] [--platforms=cpu,cuda,tpu] [--format=jax,onnx]
+  [--widths=0.25,1.0] [--default_width=0.5] [--batch=1]
+  [--platforms=cpu,cuda,tpu] [--format=jax,onnx] [--onnx_input=uint8]
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from slimjax import cli
 from slimjax import units
 from slimjax.runtime.exporting import export_run
 from slimjax.runtime.writer import FORMATS
+from slimjax.runtime.writer import ONNX_INPUTS
 from slimjax.runtime.writer import PLATFORMS
 from slimjax.widths import label
 
@@ -21,17 +23,18 @@ def main(argv: Sequence[str]) -> None:
     _WORKDIR.value,
     _OUT.value,
     widths=_WIDTHS.value,
+    default_width=_DEFAULT_WIDTH.value,
     batch_size=_BATCH.value,
     platforms=_PLATFORMS.value,
     formats=_FORMAT.value,
+    onnx_input=_ONNX_INPUT.value,
     best=_CHECKPOINT.value == 'best',
   )
   headline = manifest.headline
   for entry in manifest.widths:
-    error = ''
-    if entry.error is not None:
-      value = entry.error if headline['direction'] == 'min' else -entry.error
-      error = f', {headline["title"]} {value:.2f} {headline["unit"]}'
+    error, score = '', manifest.score(entry)
+    if score is not None:
+      error = f', {headline["title"]} {score:.2f} {headline["unit"]}'
     print(
       f'{label(entry.width)}: {units.count(entry.macs)} MACs,'
       f' {units.size(entry.prepared_bytes)} of weights{error}'
@@ -53,6 +56,9 @@ if __name__ == '__main__':
   _WIDTHS = flags.DEFINE_list(
     'widths', [], 'Widths to write. Default: all of the run.'
   )
+  _DEFAULT_WIDTH = flags.DEFINE_string(
+    'default_width', None, 'Width where none is given. Default: the widest.'
+  )
   _BATCH = flags.DEFINE_integer(
     'batch', None, 'Batch size that the programs take. Default: any.'
   )
@@ -61,6 +67,12 @@ if __name__ == '__main__':
   )
   _FORMAT = flags.DEFINE_list(
     'format', ['jax'], f'Formats to write, of {", ".join(FORMATS)}.'
+  )
+  _ONNX_INPUT = flags.DEFINE_enum(
+    'onnx_input',
+    'float32',
+    list(ONNX_INPUTS),
+    'Images that ONNX models take: preprocessed, or uint8 as they are decoded.',
   )
   _CHECKPOINT = flags.DEFINE_enum(
     'checkpoint', 'latest', ['latest', 'best'], 'Checkpoint to write.'

@@ -5,7 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny_net
 
+import slimjax
+from slimjax import runtime
 from slimjax.data import digits
 from slimjax.layers import MOMENTUM
 from slimjax.variables import merge
@@ -46,6 +49,26 @@ def randomised(model, variables, size=SIZE):
     )
     variables = merge(variables, switch, {'batch_stats': batch})
   return variables
+
+
+def export_digits(path, widths, **options):
+  """Writes a bundle of an untrained network that takes pictures of digits."""
+  model = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=widths)
+  variables = slimjax.init(model, jax.random.key(0), image_size=SIZE)
+  data = digits.create()
+  runtime.export(
+    model,
+    randomised(model, variables),
+    path,
+    image_size=SIZE,
+    preprocess=data.preprocess,
+    preprocessing=data.preprocessing,
+    class_names=data.class_names,
+    decode=data.decode,
+    outputs='logits',
+    platforms=('cpu',),
+    **options,
+  )
 
 
 def images_of(count, dtype='uint8'):

@@ -11,6 +11,7 @@ from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
 from slimjax.data.jpeg import CentreCrop
 from slimjax.data.preprocess import AugmentImages
+from slimjax.data.preprocess import Normalise
 from slimjax.data.preprocess import normalise
 from slimjax.data.preprocess import random_affine
 
@@ -20,6 +21,8 @@ _TRAIN = 1437
 # The mean and the standard deviation of the training images in [0, 1].
 _MEAN = 0.31
 _STD = 0.33
+# Maps uint8 [b, h, w, 3] to float32 with about zero mean, unit deviation.
+preprocess = Normalise(mean=_MEAN, std=_STD)
 
 
 def create(
@@ -127,8 +130,3 @@ def augment(
     max_zoom=max_zoom,
     fill=normalise(0.0, mean=_MEAN, std=_STD),
   )
-
-
-def preprocess(images: jax.Array) -> jax.Array:
-  """Maps uint8 [b, h, w, 3] to float32 with about zero mean, unit deviation."""
-  return normalise(images, mean=_MEAN, std=_STD)

@@ -75,8 +75,7 @@ class Listing:
 
   def reasons(self, name: str) -> str:
     """Returns what was left out of a class, such as '118 HEIC, 2 hidden'."""
-    counts = sorted(self.left_out.get(name, {}).items())
-    return ', '.join(f'{count:,} {reason}' for reason, count in counts)
+    return counted(self.left_out.get(name, {}))
 
 
 def list_classes(folder: epath.Path) -> Listing:
@@ -106,6 +105,25 @@ def list_classes(folder: epath.Path) -> Listing:
   return Listing(images, left_out, tuple(walk.broken))
 
 
+def list_pictures(
+  folder: epath.Path,
+) -> tuple[list[str], collections.Counter[str]]:
+  """Lists the pictures of a folder, at any depth, by the rule for a class.
+
+  Returns:
+    Their paths, relative to the folder, in the order of names; and how many
+    entries were left out, by reason.
+  """
+  found: list[str] = []
+  left_out: collections.Counter[str] = collections.Counter()
+  for file, reason in _Walk(folder).files('.'):
+    if reason:
+      left_out[reason] += 1
+    else:
+      found.append(os.path.normpath(file))
+  return sorted(found), left_out
+
+
 def list_folders(folder: epath.Path) -> list[str]:
   """Returns the names of the folders in one, without hidden ones, in order."""
   return sorted(
@@ -113,6 +131,11 @@ def list_folders(folder: epath.Path) -> list[str]:
     for entry in _scan(folder)
     if entry.folder and not _hidden(entry.name)
   )
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+  """Returns what was left out in words, such as '118 HEIC, 2 hidden'."""
+  return ', '.join(f'{n:,} {reason}' for reason, n in sorted(reasons.items()))
 
 
 def some(names: Iterable[str], separator: str = ', ') -> str:

@@ -18,7 +18,9 @@ from slimjax.runtime.controller import Controller
 from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.measuring import measure
+from slimjax.runtime.measuring import record
 from slimjax.runtime.network import Network
+from slimjax.runtime.predictor import Predictor
 from slimjax.runtime.table import Table
 
 if TYPE_CHECKING:
@@ -29,10 +31,12 @@ __all__ = [
   'Controller',
   'Manifest',
   'Network',
+  'Predictor',
   'Table',
   'export',
   'load',
   'measure',
+  'record',
 ]
 
 

@@ -6,19 +6,11 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from slimjax.configuration import Run
-from slimjax.data.record import DataRecord
-from slimjax.data.record import read_record
-from slimjax.data.record import record_of
 from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.runs import read_run
 from slimjax.runtime.writer import export
 from slimjax.runtime.writer import PLATFORMS
-from slimjax.training.log import read_metrics
-from slimjax.training.runs import build_dataset
-from slimjax.training.runs import build_task
-from slimjax.training.runs import check_data
-from slimjax.training.runs import load_run
-from slimjax.widths import canonical
+from slimjax.widths import Width
 
 
 def export_run(
@@ -26,9 +18,11 @@ def export_run(
   out: epath.PathLike,
   *,
   widths: Sequence[Any] = (),
+  default_width: Width | str | None = None,
   batch_size: int | None = None,
   platforms: Sequence[str] = PLATFORMS,
   formats: Sequence[str] = ('jax',),
+  onnx_input: str = 'float32',
   best: bool = False,
 ) -> Manifest:
   """Writes the checkpoint of a run as a bundle, with its validation errors.
@@ -39,53 +33,36 @@ def export_run(
     workdir: folder of the training run.
     out: a folder that does not exist yet.
     widths: numbers, channels or printed names; by default all of the run.
-    batch_size, platforms, formats: see `slimjax.runtime.export`.
+    default_width: width that is used where none is given, named likewise;
+      default: the widest.
+    batch_size, platforms, formats, onnx_input: see `slimjax.runtime.export`.
     best: whether to take the checkpoint with the least validation error; by
       default the latest.
   """
-  run, model, variables, step = load_run(workdir, best=best)
-  record, task = _known_data(workdir, run), build_task(run)
-  headline = task.metrics[0]
-  sample = record.samples
+  run = read_run(workdir, best=best, samples=True)
+  sample = run.data.samples
   if sample is not None and batch_size is not None:
     sample = sample[np.arange(batch_size) % len(sample)]
-  validated = [
-    record
-    for record in read_metrics(epath.Path(workdir))
-    if (record['split'], record['step']) == ('validation', step)
-  ]
   return export(
-    model,
-    variables,
+    run.model,
+    run.variables,
     out,
-    image_size=record.image_size,
+    image_size=run.data.image_size,
     widths=widths,
-    preprocess=record.preprocess,
-    preprocessing=record.preprocessing,
-    class_names=record.class_names,
-    errors={
-      canonical(r['width']): headline.error(r[headline.name]) for r in validated
-    },
-    headline=headline,
-    predict=task.predict,
-    validation={
-      'data': record.name,
-      'split': 'test',
-      'examples': record.examples['test'],
-      'step': step,
-    },
+    default_width=default_width,
+    preprocess=run.data.preprocess,
+    preprocessing=run.data.preprocessing,
+    decode=run.data.decode,
+    class_names=run.data.class_names,
+    errors=run.errors,
+    headline=run.task.metrics[0],
+    predict=run.task.predict,
+    outputs=run.outputs,
+    validation=run.validation,
+    source=run.source,
     sample=sample,
     batch_size=batch_size,
     platforms=platforms,
     formats=formats,
+    onnx_input=onnx_input,
   )
-
-
-def _known_data(workdir: epath.PathLike, run: Run) -> DataRecord:
-  """Returns what a run knows of its data; where that is not all, reads them."""
-  record = read_record(workdir)
-  if record is None or record.preprocess is None or record.samples is None:
-    dataset = build_dataset(run)
-    check_data(workdir, dataset)
-    record = record_of(dataset)
-  return record

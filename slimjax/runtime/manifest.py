@@ -121,6 +121,12 @@ class Manifest:
       f' {", ".join(str(entry.width) for entry in self.widths)}'
     )
 
+  def score(self, entry: WidthEntry) -> float | None:
+    """Returns the headline metric of a width; None if it was not measured."""
+    if entry.error is None or self.headline['direction'] == 'min':
+      return entry.error
+    return -entry.error
+
 
 def parse(content: Mapping[str, Any], *, preprocesses: bool) -> Manifest:
   """Returns the manifest that JSON holds, of any readable schema.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from slimjax.runtime import bundle
+from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.table import QUANTILES
 from slimjax.runtime.table import Row
 from slimjax.runtime.table import Table
@@ -96,6 +97,35 @@ def measure(
     measured=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     versions=bundle.versions(_PACKAGES[network.backend]),
     error_title=_error_title(manifest.headline),
+  )
+
+
+def record(
+  table: Table, folder: str | os.PathLike, batch_size: int = 1
+) -> Manifest:
+  """Writes measured latencies into the manifest of a bundle.
+
+  Args:
+    table: what was measured of the bundle.
+    folder: folder of the bundle.
+    batch_size: batch size whose latencies are written.
+
+  Returns:
+    The new manifest.
+
+  Raises:
+    ValueError: the batch size was not measured, or the folder is no bundle with
+      these widths.
+  """
+  return bundle.record_latencies(
+    folder,
+    {row.width: row.p50_ms for row in table.of_batch(batch_size)},
+    {
+      'device': table.device,
+      'backend': table.backend,
+      'batch_size': batch_size,
+      'measured': table.measured,
+    },
   )
 
 

@@ -21,8 +21,8 @@ KEYS = {
   'width': 'the width, a number or a JSON list of channels',
   'macs': 'multiply-accumulates for one image',
   'params': 'number of parameters',
-  'error': 'the error metric on validation images',
-  'error_metric': 'title, unit and direction of the error, as JSON',
+  'error': 'the headline metric on validation images',
+  'error_metric': 'title, unit and direction of that metric, as JSON',
   'validation': 'where the error comes from, as JSON',
   'source': 'run and step of the weights, as JSON',
 }
@@ -38,9 +38,7 @@ def onnx_metadata(
     entry: of the width.
     preprocess: uint8 images -> floating images, or None.
   """
-  error = entry.error
-  if error is not None and manifest.headline.get('direction') == 'max':
-    error = -error
+  score = manifest.score(entry)
   inside = manifest.onnx_input == 'uint8'
   values: Mapping[str, Any] = {
     'class_names': manifest.class_names or None,
@@ -56,8 +54,8 @@ def onnx_metadata(
     'width': entry.width,
     'macs': entry.macs,
     'params': entry.params,
-    'error': error,
-    'error_metric': None if error is None else manifest.headline,
+    'error': score,
+    'error_metric': None if score is None else manifest.headline,
     'validation': manifest.validation or None,
     'source': manifest.source or None,
   }

@@ -7,6 +7,7 @@ is loaded compiles them as they are.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,7 +16,9 @@ import jax
 from slimjax.data.batches import Batch
 from slimjax.models.net import SlimNet
 from slimjax.runtime.backends import WidthPrograms
+from slimjax.runtime.manifest import WidthEntry
 from slimjax.tasks.base import Forward
+from slimjax.tasks.base import Metric
 from slimjax.variables import apply
 from slimjax.variables import extract
 from slimjax.variables import fold_batch_norm
@@ -24,6 +27,7 @@ from slimjax.variables import Variables
 from slimjax.variables.folding import foldable
 from slimjax.variables.format import PARAMS
 from slimjax.variables.format import private_collections
+from slimjax.variables.profile import profile_model
 from slimjax.variables.slicing import describe
 from slimjax.widths import Width
 
@@ -73,6 +77,66 @@ def width_programs(
     prepare=functools.partial(_prepare, model, width),
     predict=functools.partial(_predict, predict, model, width, folded),
   )
+
+
+def describe_width(
+  model: SlimNet,
+  width: Width,
+  programs: WidthPrograms,
+  image_size: tuple[int, int],
+  error: float | None,
+) -> WidthEntry:
+  """Returns the entry of one width in a manifest, without files.
+
+  Args:
+    model: the whole network.
+    width: one of the model's.
+    programs: from `width_programs`.
+    image_size: (height, width)
+    error: what is minimised, on validation images; None if it is unknown.
+  """
+  tensors = programs.shapes()
+  prepared = jax.eval_shape(programs.prepare, tensors)
+  profile = profile_model(model, width=width, image_size=image_size)
+  return WidthEntry(
+    width=width,
+    switch=model.switch(width),
+    channels=model.channels(width),
+    macs=profile.macs,
+    params=profile.params,
+    prepared_bytes=sum(
+      x.size * x.dtype.itemsize for x in jax.tree.leaves(prepared)
+    ),
+    error=error,
+    prepare=None,
+    predict=None,
+    inputs=tuple(tensors),
+    onnx=None,
+  )
+
+
+def describe_model(model: SlimNet) -> dict[str, Any]:
+  """Returns a model's class and those of its options that JSON can hold."""
+  options = {
+    field.name: getattr(model, field.name)
+    for field in dataclasses.fields(model)
+    if isinstance(getattr(model, field.name), (bool, int, float, str))
+    and field.name not in ('name', 'parent')
+  }
+  return {
+    'class': type(model).__name__,
+    'dtype': str(model.dtype),
+    'widths': [*model.widths],
+    **options,
+  }
+
+
+def describe_headline(headline: Metric | None) -> dict[str, Any]:
+  """Returns the manifest's field `headline` of a metric; none, of none."""
+  if headline is None:
+    return {}
+  names = ('title', 'unit', 'direction')
+  return {'headline': {name: getattr(headline, name) for name in names}}
 
 
 def _prepare(model: SlimNet, width: Width, tensors: Mapping[str, Any]):

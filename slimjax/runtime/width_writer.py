@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from slimjax.models.net import SlimNet
 from slimjax.runtime.manifest import WidthEntry
+from slimjax.runtime.slices import describe_width
 from slimjax.runtime.slices import Predict
 from slimjax.runtime.slices import width_programs
 from slimjax.variables import Variables
-from slimjax.variables.profile import profile_model
 from slimjax.widths import Width
 
 
@@ -56,28 +56,18 @@ def write_width(
     form: how it is written.
     error: what is minimised, on validation images; None if it is unknown.
   """
-  switch = model.switch(width)
   programs = width_programs(model, variables, width, form.predict)
-  tensors = programs.shapes()
-  prepared = jax.eval_shape(programs.prepare, tensors)
-  profile = profile_model(model, width=width, image_size=form.image_size)
-  by_xla = 'jax' in form.formats
-  entry = WidthEntry(
-    width=width,
-    switch=switch,
-    channels=model.channels(width),
-    macs=profile.macs,
-    params=profile.params,
-    prepared_bytes=sum(
-      x.size * x.dtype.itemsize for x in jax.tree.leaves(prepared)
-    ),
-    error=error,
-    inputs=tuple(tensors),
+  entry = describe_width(model, width, programs, form.image_size, error)
+  switch, by_xla = entry.switch, 'jax' in form.formats
+  entry = dataclasses.replace(
+    entry,
     prepare=f'programs/{switch}.prepare' if by_xla else None,
     predict=f'programs/{switch}.predict' if by_xla else None,
     onnx=f'onnx/{switch}.onnx' if 'onnx' in form.formats else None,
   )
   if entry.prepare is not None and entry.predict is not None:
+    tensors = programs.shapes()
+    prepared = jax.eval_shape(programs.prepare, tensors)
     images = image_shapes('float32', form)
     write_program(folder / entry.prepare, programs.prepare, form, tensors)
     write_program(

@@ -18,12 +18,14 @@ from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
 from slimjax.runtime import slices
+from slimjax.runtime.decoding import describe_decode
 from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.onnx_metadata import onnx_metadata
-from slimjax.runtime.pictures import describe_decode
+from slimjax.runtime.slices import describe_headline
+from slimjax.runtime.slices import describe_model
 from slimjax.runtime.slices import Predict
 from slimjax.runtime.width_writer import Form
 from slimjax.runtime.width_writer import image_shapes
@@ -55,7 +57,7 @@ def export(
   predict: Predict | None = None,
   outputs: str = '',
   decode: Callable[[bytes], np.ndarray] | None = None,
-  default_width: Width | None = None,
+  default_width: Width | str | None = None,
   validation: Mapping[str, Any] | None = None,
   source: Mapping[str, Any] | None = None,
   sample: np.ndarray | None = None,
@@ -108,7 +110,7 @@ def export(
     raise FileExistsError(f'{out} exists; choose another folder or remove it')
   image_size = pair(image_size)
   chosen = model.find_widths(widths)
-  default_width = _default_width(chosen, default_width)
+  default = _default_width(chosen, default_width)
   _check_choice('format', formats, FORMATS)
   _check_choice('platform', platforms, PLATFORMS)
   _check_choice('onnx_input', [onnx_input], ONNX_INPUTS)
@@ -131,7 +133,7 @@ def export(
     batch_size=batch_size,
     platforms=tuple(platforms),
     widths=(),
-    default_width=default_width,
+    default_width=default,
     validation=dict(validation or {}),
     versions=bundle.versions(_packages(formats)),
     files={},
@@ -186,30 +188,6 @@ def export(
     shutil.rmtree(draft, ignore_errors=True)
     raise
   return manifest
-
-
-def describe_model(model: SlimNet) -> dict[str, Any]:
-  """Returns a model's class and those of its options that JSON can hold."""
-  options = {
-    field.name: getattr(model, field.name)
-    for field in dataclasses.fields(model)
-    if isinstance(getattr(model, field.name), (bool, int, float, str))
-    and field.name not in ('name', 'parent')
-  }
-  return {
-    'class': type(model).__name__,
-    'dtype': str(model.dtype),
-    'widths': [*model.widths],
-    **options,
-  }
-
-
-def describe_headline(headline: Metric | None) -> dict[str, Any]:
-  """Returns the manifest's field `headline` of a metric; none, of none."""
-  if headline is None:
-    return {}
-  names = ('title', 'unit', 'direction')
-  return {'headline': {name: getattr(headline, name) for name in names}}
 
 
 def _default_width(chosen, wanted):

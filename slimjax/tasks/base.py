@@ -69,6 +69,10 @@ class Task(Protocol):
   of what is printed beside the table, text or rich's tables. `totals` are what
   `accumulate` returned, by width, thinnest first; only process 0 calls it.
 
+  A task may also have an attribute `outputs`: 'logits' if `predict` returns
+  logits of the classes, [b, classes], from which those who serve the network
+  say classes and probabilities. Of other tasks they return the arrays.
+
   Attributes:
     metrics: the scores that tables show; the first is the headline, by which
       the best checkpoint and the best width are chosen.

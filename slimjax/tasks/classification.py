@@ -38,6 +38,7 @@ class Classification:
 
   label_smoothing: float = 0.0
   inplace_distillation: bool = False
+  outputs: ClassVar[str] = 'logits'  # what `predict` returns
   metrics: ClassVar[tuple[Metric, ...]] = (
     Metric('top1_error', 'top-1 error', '%'),
     Metric('top5_error', 'top-5 error', '%'),

@@ -7,16 +7,14 @@ import threading
 import warnings
 
 from bundles import close
+from bundles import export_digits
 from bundles import images_of
-from bundles import randomised
 from bundles import SIZE
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_net
 
-import slimjax
 from slimjax import runtime
 from slimjax.data import digits
 from slimjax.runtime import batching
@@ -54,23 +52,9 @@ def test_a_batch_is_padded_or_split():
 
 
 @pytest.fixture(scope='module')
-def model():
-  return slimjax.create_model(tiny_net.NAME, num_classes=10, widths=WIDTHS)
-
-
-@pytest.fixture(scope='module')
-def path(model, tmp_path_factory):
-  variables = slimjax.init(model, jax.random.key(0), image_size=SIZE)
+def path(tmp_path_factory):
   path = tmp_path_factory.mktemp('bundles') / 'digits'
-  runtime.export(
-    model,
-    randomised(model, variables),
-    path,
-    image_size=SIZE,
-    preprocess=digits.preprocess,
-    preprocessing='(images / 255 - 0.31) / 0.33',
-    platforms=('cpu',),
-  )
+  export_digits(path, WIDTHS)
   return path
 
 

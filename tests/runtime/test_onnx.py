@@ -16,6 +16,7 @@ import tiny_net
 import slimjax
 from slimjax import runtime
 from slimjax.data import digits
+from slimjax.data.preprocess import Normalise
 from slimjax.runtime import BundleError
 from slimjax.runtime.onnx_model import write_onnx
 
@@ -121,6 +122,59 @@ def test_models_alone(tmp_path):
   net = runtime.load(path, backend='onnxruntime')
   # The models compute in float32, whatever the network does on accelerators.
   assert net(images_of(1, 'float32'), width=0.25).shape == (1, 3)
+
+
+def test_preprocessing_may_be_inside(tmp_path):
+  """uint8 with a mean and a deviation for each channel, any batch."""
+  normalise = Normalise(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+  path = tmp_path / 'inside'
+  model = slimjax.create_model(tiny_net.NAME, num_classes=3, widths=(0.25,))
+  runtime.export(
+    model,
+    randomised(model, slimjax.init(model, jax.random.key(0), image_size=SIZE)),
+    path,
+    image_size=SIZE,
+    preprocess=normalise,
+    onnx_input='uint8',
+    formats=('jax', 'onnx'),
+    platforms=('cpu',),
+  )
+  by_onnx = runtime.load(path, backend='onnxruntime')
+  by_xla = runtime.load(path, batch_sizes=(1, 4))
+  for count in (1, 3):
+    images = images_of(count)
+    assert close(by_onnx(images), by_xla(images), 1e-4)
+  with pytest.raises(ValueError, match='give uint8, got float32'):
+    by_onnx(np.asarray(normalise(images_of(1))))
+  # The constants are repeated by the operations themselves.
+  assert operations(path / 'onnx' / 'w025.onnx')['Expand'] == 0
+  with pytest.raises(ValueError, match="onnx_input='uint8' needs `preprocess`"):
+    runtime.export(
+      model, {}, tmp_path / 'no', image_size=SIZE, onnx_input='uint8'
+    )
+
+
+def test_what_is_repeated_has_its_whole_shape(tmp_path):
+  """Where an operation does not repeat it by itself, as in a sum."""
+  path = tmp_path / 'x.onnx'
+
+  def predict(weights, images):
+    repeated = jnp.broadcast_to(weights, (images.shape[0], 4, 5, 3))
+    row = jnp.broadcast_to(images.sum((1, 2, 3))[:, None], (images.shape[0], 3))
+    return repeated.sum((1, 2)) + row
+
+  shape = jax.ShapeDtypeStruct(
+    jax.export.symbolic_shape('b, 4, 5, 3'), jnp.float32
+  )
+  weights = np.arange(3, dtype=np.float32)
+  write_onnx(predict, weights, shape, path, name='x')
+  session = onnxruntime.InferenceSession(
+    path, providers=['CPUExecutionProvider']
+  )
+  images = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
+  images = images.astype(np.float32)
+  (found,) = session.run(None, {'images': images})
+  assert close(found, predict(jnp.asarray(weights), jnp.asarray(images)), 1e-5)
 
 
 def test_an_operation_without_translation_is_named(tmp_path):

@@ -14,6 +14,7 @@ from slimjax.analysis import compare
 from slimjax.analysis.figures import visualize_run
 from slimjax.analysis.scoring import evaluate
 from slimjax.configs import digits as digits_config
+from slimjax.runtime import answers
 from slimjax.runtime.exporting import export_run
 from slimjax.training import processes
 from slimjax.training import setup
@@ -125,6 +126,16 @@ def test_it_becomes_a_bundle(run, tmp_path):
     ink = np.asarray(said['ink']) > 0.5
     both, either = (ink & test['ink']).sum(), (ink | test['ink']).sum()
     assert 100 * both / either == pytest.approx(result.scores['iou'], abs=0.01)
+  # It has no classes: what is predicted are the arrays, in JSON too.
+  predictor = slimjax.load(tmp_path / 'bundle')
+  said = predictor.predict(test['image'][:2], width=0.5)
+  assert {name: array.shape for name, array in said.items()} == {
+    'ink': (2, 32, 32),
+    'share': (2,),
+  }
+  one = jax.tree.map(lambda array: array[0], said)
+  (line,) = answers.json_lines(answers.Answer('x.png', {0.5: one}))
+  assert json.loads(line)['outputs']['share'] == pytest.approx(said['share'][0])
   with pytest.raises(ValueError, match='single output here, but .* ink, share'):
     export_run(folder / 'whole', tmp_path / 'onnx', formats=('onnx',))
 

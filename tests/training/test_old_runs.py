@@ -19,8 +19,10 @@ import optax
 from places import TESTS
 import pytest
 
+import slimjax
 from slimjax import runtime
 from slimjax.configs import few_digits
+from slimjax.data import digits
 from slimjax.train import train_and_evaluate
 from slimjax.training import setup
 from slimjax.training.checkpoint import Checkpoints
@@ -101,6 +103,19 @@ def test_a_bundle_loads_and_verifies(old):
   net = runtime.load(old / 'bundle')
   assert net.widths == (0.03,)
   assert net.verify()[0.03] < 1e-4
+
+
+@pytest.mark.parametrize('name', ['run', 'bundle'])
+def test_they_answer_images(old, name):
+  """The run reads its data anew; the bundle's outputs were always logits."""
+  predictor = slimjax.load(old / name)
+  image = digits.load('test')['image'][0]
+  (guesses,) = predictor.predict(image, width=0.03, top=10)
+  assert sorted(guess.name for guess in guesses) == list('0123456789')
+  logits = np.asarray(predictor(image[None], width=0.03))[0]
+  assert [guess.index for guess in guesses] == [*np.argsort(-logits)]
+  with pytest.raises(ValueError, match='give uint8 images'):
+    predictor(image[None].astype(np.float32), width=0.03)
 
 
 @pytest.mark.parametrize('clip_norm', [None, 0.5])

@@ -6,12 +6,64 @@ set or the code it was trained with.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
 
 Decode = Callable[[bytes], np.ndarray]
 _CENTRE_CROP = 'centre_crop'
+
+
+class PictureError(ValueError):
+  """A picture cannot be read or decoded.
+
+  Attributes:
+    reason: why, without the name of the file.
+  """
+
+  def __init__(self, path: str | os.PathLike, reason: str):
+    super().__init__(f'{os.fspath(path)}: {reason}')
+    self.reason = reason
+
+
+def read_picture(path: str | os.PathLike, decode: Decode) -> np.ndarray:
+  """Returns the picture of a file, decoded.
+
+  Args:
+    path: the file.
+    decode: an encoded picture -> uint8 [h, w, 3].
+
+  Raises:
+    PictureError: it cannot be read or decoded; the text names the file.
+  """
+  try:
+    encoded = pathlib.Path(path).expanduser().read_bytes()
+  except OSError as error:
+    raise PictureError(path, error.strerror or str(error)) from error
+  return decode_picture(encoded, decode, path)
+
+
+def decode_picture(
+  encoded: bytes, decode: Decode, name: str | os.PathLike
+) -> np.ndarray:
+  """Returns an encoded picture, decoded.
+
+  Args:
+    encoded: such as the content of a JPEG.
+    decode: an encoded picture -> uint8 [h, w, 3].
+    name: what the picture is called in errors.
+
+  Raises:
+    PictureError: it cannot be decoded; the text has the name.
+  """
+  from slimjax.data.jpeg import DecodeError
+
+  try:
+    return decode(encoded)
+  except DecodeError as error:
+    raise PictureError(name, str(error)) from error
 
 
 def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
