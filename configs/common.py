@@ -16,6 +16,7 @@ def get_config() -> config_dict.ConfigDict:
   config.epochs = 100
   config.log_every_steps = 100
   config.eval_every_epochs = 1
+  config.checkpoint_every_minutes = 10
   config.compilation_cache_dir = '~/.cache/slimjax'
   config.model = {
     'name': '',

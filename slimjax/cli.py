@@ -291,6 +291,9 @@ def _short_errors() -> Iterator[None]:
     yield
   except (app.UsageError, flags.Error) as error:
     _stop(error, 2)
+  except KeyboardInterrupt:
+    print('error: interrupted', file=sys.stderr)
+    sys.exit(130)
   except Exception as error:
     if not is_user_error(error):
       raise

@@ -32,6 +32,7 @@ SECTIONS = (
 _FREE = (
   'config.compilation_cache_dir',
   'config.eval_batch_size',
+  'config.checkpoint_every_minutes',
   'config.data.data_dir',
   'config.data.workers',
 )
@@ -66,6 +67,8 @@ class Run:
     task, plan: names and arguments of the task and of the width plan.
     init: arguments of `slimjax.training.initial.create_init`: the weights that
       the run begins with, and what of them is trained.
+    checkpoint_every_minutes: minutes after which a checkpoint is saved though
+      it is not time to evaluate; 0 saves none between.
   """
 
   seed: int
@@ -87,6 +90,7 @@ class Run:
     default_factory=lambda: {'name': 'all'}
   )
   init: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  checkpoint_every_minutes: int = 10
 
 
 def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
@@ -115,7 +119,7 @@ def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
     value = getattr(run, field.name)
     if field.name in SECTIONS or field.name == 'compilation_cache_dir':
       continue
-    least = 0 if field.name == 'seed' else 1
+    least = 0 if field.name in ('seed', 'checkpoint_every_minutes') else 1
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least:
       raise ValueError(
@@ -129,6 +133,7 @@ _OPTIONAL = {
   field.name
   for field in dataclasses.fields(Run)
   if field.default_factory is not dataclasses.MISSING
+  or field.default is not dataclasses.MISSING
 }
 
 

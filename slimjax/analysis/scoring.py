@@ -12,6 +12,7 @@ from etils import epath
 
 from slimjax import configuration
 from slimjax.analysis import published
+from slimjax.data import workers
 from slimjax.data.dataset import Dataset
 from slimjax.training import processes
 from slimjax.training.compiling import quiet
@@ -58,6 +59,7 @@ def evaluate(
     ValueError: the data are not those of the run; see
       `slimjax.data.record.differences`.
   """
+  workers.refuse_import()
   check_choice(workdir, config, checkpoint)
   if workdir is not None:
     run, model, variables, step = load_run(workdir, best=checkpoint == 'best')

@@ -8,7 +8,6 @@ changes nothing, and the step is the only position that has to be saved.
 """
 
 from collections.abc import Callable
-from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -16,22 +15,17 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import functools
-import multiprocessing
-import os
-import threading
 from typing import Any
 from typing import Protocol
 import zlib
 
-from absl import flags
 from absl import logging
 import numpy as np
 
 from slimjax.data import fingerprint
+from slimjax.data.workers import read_batches
 
 Batch = dict[str, Any]  # examples are the first axis of each array
-
-_RESTARTS = 3  # how often dead workers are replaced in one pass over batches
 
 
 class Split(Protocol):
@@ -257,7 +251,7 @@ def read(
     CorruptImagesError: more images are unreadable than allowed.
     RuntimeError: worker processes died, more than three times.
   """
-  with contextlib.closing(_batches(reader, workers)) as batches:
+  with contextlib.closing(read_batches(reader, workers)) as batches:
     for batch in batches:
       corrupt.add(batch.pop('corrupt', ()))
       yield batch
@@ -265,69 +259,3 @@ def read(
 
 def _some(names: Sequence[str]) -> str:
   return ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
-
-
-def _batches(reader, workers: int) -> Generator[Batch, None, None]:
-  """Yields batches in order, whichever process read them."""
-  if not workers:
-    for number in range(len(reader)):
-      yield reader[number]
-    return
-  done, deaths = 0, 0
-  while done < len(reader):
-    batches = _worker_batches(reader, done, workers)
-    try:
-      for batch in batches:
-        # The arrays are copied out of the workers' shared memory.
-        batch = {
-          name: np.array(value) if isinstance(value, np.ndarray) else value
-          for name, value in batch.items()
-        }
-        done += 1
-        yield batch
-    except RuntimeError as error:
-      deaths += 1
-      if 'terminated unexpectedly' not in str(error) or deaths > _RESTARTS:
-        raise
-      logging.error(
-        'a worker process of the input pipeline died (%s); starting %d new'
-        ' ones, death %d of at most %d',
-        error,
-        workers,
-        deaths,
-        _RESTARTS,
-      )
-    finally:
-      batches.close()
-
-
-def _worker_batches(reader, first: int, workers: int):
-  import grain  # imported here: slow to import, and only images need it
-
-  if not flags.FLAGS.is_parsed():  # grain reads flags; notebooks parse none
-    flags.FLAGS.mark_as_parsed()
-  # Few batches wait in a worker: a batch of 256 images takes 40 MB.
-  ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-  return iter(
-    grain.MapDataset.source(reader)[first:]
-    .to_iter_dataset(ahead)
-    .mp_prefetch(
-      grain.MultiprocessingOptions(
-        num_workers=min(workers, len(reader) - first), per_worker_buffer_size=1
-      ),
-      worker_init_fn=_end_with_parent,
-    )
-  )
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-  """Ends a worker when its parent ends: it would outlive a killed run."""
-  del worker, workers
-  parent = multiprocessing.parent_process()
-
-  def watch():
-    if parent is not None:
-      parent.join()
-      os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()

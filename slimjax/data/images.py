@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from slimjax.data.sources import open_tfds
 from slimjax.data.sources import Record
 from slimjax.data.sources import Source
 from slimjax.data.sources import Sources
+from slimjax.data.workers import processors
 
 FOLDER = 'image_folder'
 _LOOKS = 100  # images in a row that are tried until one can be decoded
@@ -218,7 +218,7 @@ def create(
   for key, examples in splits.items():
     examples.check(opened.test_name or key if key == 'test' else key)
   if workers is None:
-    workers = os.cpu_count() or 1
+    workers = processors()
   return Dataset(
     name=name,
     num_classes=len(opened.class_names),

@@ -14,32 +14,32 @@ from typing import Any
 
 from etils import epath
 import jax
-import numpy as np
 import optax
 import rich
 
 from slimjax import configuration
 from slimjax import files
+from slimjax.data import workers
 from slimjax.data.batches import Corrupt
 from slimjax.data.batches import Share
 from slimjax.data.prefetch import Prefetched
-from slimjax.tasks import Task
 from slimjax.training import processes
 from slimjax.training.compiling import alive
 from slimjax.training.compiling import quiet
 from slimjax.training.evaluator import Evaluator
-from slimjax.training.log import NonFiniteError
 from slimjax.training.log import TrainLog
 from slimjax.training.mesh import shard
 from slimjax.training.parts import describe_parts
 from slimjax.training.progress import Clock
 from slimjax.training.progress import say_plan
 from slimjax.training.progress import Trace
+from slimjax.training.results import mean_error
 from slimjax.training.results import plot_results
 from slimjax.training.results import print_results
 from slimjax.training.results import Result
 from slimjax.training.results import results_of
 from slimjax.training.results import Scores
+from slimjax.training.results import validation_records
 from slimjax.training.results import write_details
 from slimjax.training.results import write_results
 from slimjax.training.session import has_checkpoints
@@ -51,7 +51,6 @@ from slimjax.training.setup import set_up
 from slimjax.training.setup import Setup
 from slimjax.training.steps import make_train_step
 from slimjax.training.steps import TrainStep
-from slimjax.widths import label
 from slimjax.widths import Width
 
 
@@ -82,13 +81,14 @@ def train_and_evaluate(
       metrics.jsonl, to feed an experiment tracker.
 
   Returns:
-    The rows of the table, thinnest width first; None if SIGTERM came.
+    The rows of the table, thinnest width first; None if SIGTERM or Ctrl-C came.
 
   Raises:
     ValueError: the configuration has errors, or is not that of the run in
       `workdir`, or another run is at work there.
     NonFiniteError: the training diverged.
   """
+  workers.refuse_import()
   start = time.perf_counter()
   run = configuration.parse(config)
   workdir = files.expand(workdir, 'workdir')
@@ -159,12 +159,16 @@ class _Trainer:
     self.clock: Clock
 
   def train(self, stack: contextlib.ExitStack) -> bool:
-    """Trains to the last step; returns False if SIGTERM came before."""
+    """Trains to the last step; returns False if it was stopped before."""
     setup, session = self._setup, self._session
     batches = self._read(stack)
     self.clock = Clock(session.first_step, lambda: batches.waited)
     log = self._make_log()
     stop = stack.enter_context(processes.Stop())
+    timer = processes.Timer(
+      setup.run.checkpoint_every_minutes,
+      every_steps=setup.run.log_every_steps,
+    )
     step_fn = None
     for step in range(session.first_step + 1, setup.total_steps + 1):
       batch = next(batches)
@@ -176,15 +180,16 @@ class _Trainer:
       session.write(log.add(step, metrics))
       session.progress.step(step)
       stopping = stop.after(step) or step == setup.total_steps
-      if self._evaluates(step) or stopping:
+      if self._evaluates(step) or stopping or timer.due(step):
         session.write(log.read())  # only what is finite is scored and saved
         with self.clock.paused():
           self._corrupt.check(processes.gather)
           self._save(step, log)
+        timer.saved()
       if stopping and step < setup.total_steps:
         session.checkpoints.wait()
         session.progress.say(
-          f'SIGTERM: saved step {step}; the same command resumes'
+          f'{stop.reason}: saved step {step}; the same command resumes'
         )
         return False
     self._trace.end()
@@ -306,37 +311,3 @@ def keep_compiled(folder: str | None) -> None:
   if folder and kept is None:
     path = epath.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
-
-
-def mean_error(task: Task, scores: Scores) -> float:
-  """Returns what decides the best checkpoint: the mean over the widths."""
-  headline = task.metrics[0]
-  errors = [headline.error(s[headline.name]) for s in scores.values()]
-  return float(np.mean(errors))
-
-
-def validation_records(
-  scores: Mapping[Width, Mapping[str, float]], step: int, epoch: float
-) -> list[dict[str, Any]]:
-  """Returns one record per width, thinnest first.
-
-  Raises:
-    NonFiniteError: a score is infinite or not a number.
-  """
-  for width, of_width in scores.items():
-    for name, value in of_width.items():
-      if not math.isfinite(value):
-        raise NonFiniteError(
-          f'step {step}: the validation {name} of width {label(width)} is'
-          f' {value}'
-        )
-  return [
-    {
-      'split': 'validation',
-      'step': step,
-      'epoch': epoch,
-      'width': width,
-      **of_width,
-    }
-    for width, of_width in scores.items()
-  ]

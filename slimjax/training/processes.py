@@ -166,32 +166,91 @@ def run_ahead() -> int:
 
 
 class Stop:
-  """A context in which SIGTERM to any process is remembered, not obeyed."""
+  """A context in which SIGTERM and Ctrl-C are remembered, not obeyed at once.
+
+  SIGTERM to any process stops all. A second Ctrl-C ends this process.
+
+  Attributes:
+    reason: what asked, for messages.
+  """
 
   def __enter__(self) -> 'Stop':
     self._asked = False
-    # With several processes, jax's own service receives the signal and agrees
-    # on a step. In a thread, Python allows no handlers.
-    self._handles = (
-      jax.process_count() == 1
-      and threading.current_thread() is threading.main_thread()
-    )
-    if self._handles:
-      self._old = signal.signal(signal.SIGTERM, self._remember)
+    self.reason = 'SIGTERM'
+    self._old: dict[int, Any] = {}
+    # Python calls handlers in the main thread alone.
+    if threading.current_thread() is threading.main_thread():
+      self._handle(signal.SIGINT, self._interrupt)
+      # Among several processes jax's own service hears SIGTERM, and agrees with
+      # the others on a step.
+      if jax.process_count() == 1:
+        self._handle(signal.SIGTERM, self._remember)
     return self
+
+  def _handle(self, number: int, handler: Any) -> None:
+    self._old[number] = signal.signal(number, handler)
 
   def _remember(self, *_: Any) -> None:
     self._asked = True
 
+  def _interrupt(self, *_: Any) -> None:
+    self.reason = 'Ctrl-C'
+    # Not by `print`, which this may have interrupted.
+    os.write(2, b'\nsaving after this step; Ctrl-C again ends at once\n')
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if jax.process_count() == 1:
+      self._asked = True
+    else:
+      os.kill(os.getpid(), signal.SIGTERM)
+
   def __exit__(self, *_: Any) -> None:
-    if self._handles:
-      signal.signal(signal.SIGTERM, self._old)
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
 
   def after(self, step: int) -> bool:
-    """Returns whether all processes stop after this step; call it each step."""
+    """Whether all processes stop after this step; asked after each."""
     if jax.process_count() == 1:
       return self._asked
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+class Timer:
+  """Says when it is time to save again, alike in all processes.
+
+  One process asks its clock after every step. Of several it is process 0's that
+  counts, and they ask each other every few steps.
+  """
+
+  def __init__(
+    self,
+    minutes: float,
+    *,
+    every_steps: int,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """
+    Args:
+      minutes: time between saves; 0 asks for none.
+      every_steps: steps after which several processes ask each other.
+      clock: gives seconds.
+    """
+    self._seconds = 60.0 * minutes
+    self._every_steps = every_steps
+    self._clock = clock
+    self._last = clock()
+
+  def saved(self) -> None:
+    """Counts from here."""
+    self._last = self._clock()
+
+  def due(self, step: int) -> bool:
+    """Whether to save after this step; a collective, asked after each."""
+    if not self._seconds:
+      return False
+    if jax.process_count() > 1 and step % self._every_steps:
+      return False
+    own = self._clock() - self._last >= self._seconds
+    return bool(gather(np.array([own], np.int32))[0, 0])
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 from etils import epath
+import numpy as np
 import rich.console
 import rich.table
 
@@ -17,6 +19,7 @@ from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.tasks.base import Metric
 from slimjax.tasks.base import Task
+from slimjax.training.log import NonFiniteError
 from slimjax.variables.profile import Profile
 from slimjax.variables.profile import profile_model
 from slimjax.widths import label
@@ -58,6 +61,40 @@ def results_of(
       },
       examples=int(of_width['examples']),
     )
+    for width, of_width in scores.items()
+  ]
+
+
+def mean_error(task: Task, scores: Scores) -> float:
+  """Returns what decides the best checkpoint: the mean over the widths."""
+  headline = task.metrics[0]
+  errors = [headline.error(s[headline.name]) for s in scores.values()]
+  return float(np.mean(errors))
+
+
+def validation_records(
+  scores: Mapping[Width, Mapping[str, float]], step: int, epoch: float
+) -> list[dict[str, Any]]:
+  """Returns one record per width, thinnest first.
+
+  Raises:
+    NonFiniteError: a score is infinite or not a number.
+  """
+  for width, of_width in scores.items():
+    for name, value in of_width.items():
+      if not math.isfinite(value):
+        raise NonFiniteError(
+          f'step {step}: the validation {name} of width {label(width)} is'
+          f' {value}'
+        )
+  return [
+    {
+      'split': 'validation',
+      'step': step,
+      'epoch': epoch,
+      'width': width,
+      **of_width,
+    }
     for width, of_width in scores.items()
   ]
 

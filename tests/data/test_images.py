@@ -6,6 +6,9 @@ What is decoded, cropped and augmented is compared with written-out formulas.
 import io
 import json
 import logging
+import multiprocessing
+import os
+import signal
 import sys
 
 import jax
@@ -332,17 +335,22 @@ def test_imagenet_is_read_without_tensorflow(data_dir):
   assert dataset.preprocess == _dataset(data_dir).preprocess
 
 
-def test_worker_processes_read_what_one_process_reads(data_dir):
-  """Also from the middle, and the share of one of several hosts."""
+def test_worker_processes_read_what_one_process_reads(data_dir, caplog):
+  """Also from the middle, the share of one of several hosts, and Ctrl-C."""
   steps, share = range(2, 12), Share(1, 2)
   expected = _train(_dataset(data_dir), steps, share=share)
-  dataset = _dataset(data_dir, workers=2)
-  assert _same(_train(dataset, steps, share=share), expected)
+  batches = _dataset(data_dir, workers=2).train_batches(
+    8, seed=3, steps=steps, share=share
+  )
+  found = [next(batches)]
+  for process in multiprocessing.active_children():
+    os.kill(process.pid, signal.SIGINT)  # as a terminal does to all
+  found += list(batches)
+  assert _same(found, expected)
+  assert caplog.text == ''
 
 
 def test_a_worker_that_is_killed_is_replaced(data_dir, caplog):
-  import multiprocessing
-
   steps = range(2, 22)
   expected = _train(_dataset(data_dir), steps)
   batches = _dataset(data_dir, workers=1).train_batches(
