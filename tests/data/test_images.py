@@ -347,7 +347,7 @@ def test_worker_processes_read_what_one_process_reads(data_dir, caplog):
     os.kill(process.pid, signal.SIGINT)  # as a terminal does to all
   found += list(batches)
   assert _same(found, expected)
-  assert caplog.text == ''
+  assert 'died' not in caplog.text
 
 
 def test_a_worker_that_is_killed_is_replaced(data_dir, caplog):
