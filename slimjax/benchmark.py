@@ -9,12 +9,12 @@ beside the error of each width (of the first batch size).
 """
 
 from collections.abc import Sequence
-import pathlib
 
 from absl import flags
 import rich.console
 
 from slimjax import cli
+from slimjax import files
 from slimjax.runtime import display
 from slimjax.runtime import load
 from slimjax.runtime import measure
@@ -23,7 +23,7 @@ from slimjax.runtime.measuring import record
 
 
 def main(argv: Sequence[str]) -> None:
-  folder = pathlib.Path(argv[1])
+  folder = files.expand(argv[1], 'the bundle')
   batch_sizes = [int(size) for size in _BATCH_SIZES.value]
   network = load(
     folder,

@@ -170,7 +170,7 @@ class _ConfigParser(flags.ArgumentParser):
     known = configurations()
     if name in known:
       return known[name]
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
     if path.is_file():
       return path
     folder = path.parent

@@ -40,7 +40,7 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
   Raises:
     OSError: it could not be written. The file is as it was, and no draft stays.
   """
-  path = epath.Path(path)
+  path = expand(path)
   draft = path.with_name(f'{path.name}.draft')
   try:
     draft.write_bytes(data)

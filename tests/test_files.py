@@ -83,3 +83,14 @@ def test_a_dead_draft_is_no_obstacle(tmp_path):
   files.write_text(tmp_path / 'file', 'new')
   assert (tmp_path / 'file').read_text() == 'new'
   assert os.listdir(tmp_path) == ['file']
+
+
+def test_a_path_is_what_a_user_means(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert files.expand('~/runs/a') == epath.Path(tmp_path / 'runs' / 'a')
+  assert files.expand(tmp_path) == epath.Path(tmp_path)
+  assert str(files.expand('gs://bucket/~/x')) == 'gs://bucket/~/x'
+  with pytest.raises(ValueError, match='workdir is empty; name a folder'):
+    files.expand('', 'workdir')
+  files.write_text('~/a.txt', 'text')
+  assert (tmp_path / 'a.txt').read_text() == 'text'

@@ -16,6 +16,7 @@ import rich.console
 import rich.table
 
 from slimjax import configuration
+from slimjax import files
 from slimjax.analysis import published
 from slimjax.models.net import SlimNet
 from slimjax.training.runs import build_model
@@ -136,7 +137,7 @@ def read(workdir: epath.PathLike) -> Entry:
     FileNotFoundError: there is no run, or it is not finished.
     ValueError: its results do not have the headline of its task.
   """
-  workdir = epath.Path(workdir)
+  workdir = files.expand(workdir, 'workdir')
   for name, what in (
     ('config.json', 'holds no run'),
     ('results.json', 'holds a run that is not finished'),

@@ -110,7 +110,8 @@ def visualize_run(
   )
   values = norm_values(networks, layers)
   apart = divergences(values)
-  out = epath.Path(out or epath.Path(workdir) / 'features')
+  workdir = files.expand(workdir, 'workdir')
+  out = workdir / 'features' if out is None else files.expand(out, 'out')
   out.mkdir(parents=True, exist_ok=True)
   name = f'{run.model["name"]} on {dataset.name}, step {step}'
   paths = [out / f'{n}.png' for n in ('activations', 'norms', 'divergence')]

@@ -9,7 +9,6 @@ import unicodedata
 from etils import epath
 import numpy as np
 
-from slimjax import files
 from slimjax.data import fingerprint
 from slimjax.data import folders
 from slimjax.data.folders import Listing
@@ -86,7 +85,7 @@ def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
   """
   if data_dir is None:
     raise ValueError('image_folder needs --config.data.data_dir=DIR')
-  root = files.expand(data_dir, 'config.data.data_dir')
+  root = epath.Path(data_dir)
   if not root.is_dir():
     raise ValueError(f'config.data.data_dir {root} is not a folder')
   there = folders.list_folders(root)

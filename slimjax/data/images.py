@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from slimjax import files
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
 from slimjax.data.folder_source import open_folder
@@ -196,6 +197,8 @@ def create(
     )
   if not 0.0 < test_share < 1.0:
     raise ValueError(f'test_share must be between 0 and 1, got {test_share}')
+  if data_dir is not None:
+    data_dir = str(files.expand(data_dir, 'config.data.data_dir'))
   opened = (
     open_folder(data_dir, test_split)
     if name == FOLDER

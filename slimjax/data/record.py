@@ -81,7 +81,7 @@ def record_of(dataset: Dataset) -> DataRecord:
 
 def write_record(workdir: epath.PathLike, record: DataRecord) -> None:
   """Writes a record into the folder of a run, whole or not at all."""
-  workdir = epath.Path(workdir)
+  workdir = files.expand(workdir, 'workdir')
   if record.samples is not None:
     packed = io.BytesIO()
     np.savez_compressed(packed, images=record.samples)
@@ -110,7 +110,7 @@ def read_record(workdir: epath.PathLike) -> DataRecord | None:
     ValueError: a record is there and cannot be used, such as one that names a
       function of the user's which is gone.
   """
-  path = epath.Path(workdir) / RECORD
+  path = files.expand(workdir, 'workdir') / RECORD
   if not path.exists():
     return None
   try:

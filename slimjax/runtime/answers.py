@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from slimjax.data import folders
+from slimjax.files import expand
 from slimjax.runtime import bundle
 from slimjax.runtime.classes import Guess
 from slimjax.runtime.decoding import PictureError
@@ -51,7 +52,7 @@ def find_pictures(paths: Iterable[str]) -> tuple[list[str], list[str]]:
     ValueError: a folder holds no picture.
   """
   files, notes = [], []
-  for path in map(os.path.expanduser, paths):
+  for path in (str(expand(path)) for path in paths):
     if not os.path.isdir(path):
       files.append(path)
       continue

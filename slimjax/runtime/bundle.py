@@ -151,7 +151,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
       f'{os.fspath(path)}: bundles are local folders; write it here and copy'
       ' that there, or copy it here first'
     )
-  return pathlib.Path(path)
+  return pathlib.Path(files.expand(path, 'the path of the bundle'))
 
 
 def named_outputs(outputs: Any) -> dict[str, Any]:

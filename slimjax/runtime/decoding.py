@@ -7,10 +7,11 @@ set or the code it was trained with.
 from collections.abc import Callable
 from collections.abc import Mapping
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
+
+from slimjax import files
 
 Decode = Callable[[bytes], np.ndarray]
 _CENTRE_CROP = 'centre_crop'
@@ -39,7 +40,7 @@ def read_picture(path: str | os.PathLike, decode: Decode) -> np.ndarray:
     PictureError: it cannot be read or decoded; the text names the file.
   """
   try:
-    encoded = pathlib.Path(path).expanduser().read_bytes()
+    encoded = files.expand(path).read_bytes()
   except OSError as error:
     raise PictureError(path, error.strerror or str(error)) from error
   return decode_picture(encoded, decode, path)

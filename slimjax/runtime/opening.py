@@ -3,8 +3,7 @@
 import os
 from typing import Any
 
-from etils import epath
-
+from slimjax import files
 from slimjax.runtime import bundle
 from slimjax.runtime import loading
 from slimjax.runtime.predictor import Predictor
@@ -34,8 +33,8 @@ def load(
     FileNotFoundError: there is no such folder, or no whole checkpoint yet.
     ValueError: it is neither a run nor a bundle, or an option is wrong.
   """
-  name = os.path.expanduser(os.fspath(source))
-  folder = epath.Path(name)
+  folder = files.expand(source, 'the run or bundle')
+  name = str(folder)
   options = {'prepare': 'use', 'batch_sizes': (), **options}
   if (folder / bundle.MANIFEST).exists():
     if best:

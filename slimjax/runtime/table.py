@@ -10,8 +10,6 @@ import math
 import os
 from typing import Any
 
-from etils import epath
-
 from slimjax import files
 from slimjax.widths import canonical
 from slimjax.widths import Width
@@ -138,7 +136,7 @@ class Table:
       ValueError: the file is something else.
     """
     try:
-      content = json.loads(epath.Path(path).read_text())
+      content = json.loads(files.expand(path).read_text())
       schema = content.pop('schema')
       if schema != SCHEMA:
         raise ValueError(f'its schema is {schema}, not {SCHEMA}')

@@ -309,5 +309,5 @@ def keep_compiled(folder: str | None) -> None:
   """Keeps compiled programs in a folder, unless jax keeps them already."""
   kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if folder and kept is None:
-    path = epath.Path(folder).expanduser()
+    path = files.expand(folder, 'config.compilation_cache_dir')
     jax.config.update('jax_compilation_cache_dir', str(path))

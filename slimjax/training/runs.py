@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from slimjax import configuration
+from slimjax import files
 from slimjax.data import create_dataset
 from slimjax.data import DATASETS
 from slimjax.data.dataset import Dataset
@@ -164,7 +165,7 @@ def load_run(
   Raises:
     FileNotFoundError: there is no run, or it has no whole checkpoint yet.
   """
-  workdir = epath.Path(workdir)
+  workdir = files.expand(workdir, 'workdir')
   config = read_config(workdir)
   if config is None:
     raise FileNotFoundError(
@@ -192,6 +193,7 @@ def load_published(
   """
   run = configuration.parse(config)
   model = build_model(run)
-  if not epath.Path(checkpoint).exists():
+  path = files.expand(checkpoint, 'checkpoint')
+  if not path.exists():
     raise FileNotFoundError(f'there is no checkpoint {checkpoint}')
-  return run, model, load_torch(model, os.fspath(checkpoint))
+  return run, model, load_torch(model, os.fspath(path))

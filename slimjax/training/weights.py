@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
-import os
 from typing import Any
 
-from etils import epath
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from slimjax import files
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
 from slimjax.variables import init
@@ -135,7 +134,7 @@ def find_source(model: SlimNet, source: Any) -> Source:
     return source_of(model, source.state_dict(), 'the module')
   if isinstance(source, Mapping):
     return source_of(model, source, 'the mapping')
-  path = epath.Path(os.fspath(source)).expanduser()
+  path = files.expand(source, 'the source of weights')
   check_exists(path)
   if not path.is_dir():
     return source_of(model, read_file(path), str(path))

@@ -17,6 +17,7 @@ from etils import epath
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax import files
 from slimjax import naming
 
 # The largest network here, ResNet-152, has 0.24 GB; in a checkpoint of training
@@ -68,7 +69,7 @@ def read_file(path: epath.PathLike) -> dict[str, Any]:
     ValueError: it is no file of weights, is damaged, holds objects besides
       tensors, or claims to hold more than `LIMIT_BYTES`.
   """
-  path = epath.Path(path).expanduser()
+  path = files.expand(path, 'the file of weights')
   check_exists(path)
   if path.is_dir():
     inside = _weights_in(path)

@@ -8,6 +8,7 @@ from photos import write_folder
 import pytest
 from tiny_net import get_config
 
+import slimjax
 from slimjax.analysis.figures import visualize_run
 from slimjax.analysis.scoring import evaluate
 from slimjax.data.record import read_record
@@ -144,3 +145,25 @@ def test_a_run_of_older_code_gets_a_record_when_it_resumes(run):
   train_and_evaluate(_config(folder), workdir)
   assert (read_record(workdir).samples == known.samples).all()
   assert np.ptp(known.samples) > 50
+
+
+def test_home_is_home_everywhere(run, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  _point(run[0], '~/photos')
+  (result,) = train_and_evaluate(_config('~/photos'), '~/run')
+  assert evaluate(workdir='~/run', data_dir='~/photos') == [result]
+  export_run('~/run', '~/bundle', platforms=('cpu',))
+  assert slimjax.load('~/bundle').class_names == ('ant', 'bee')
+  assert slimjax.load('~/run').class_names == ('ant', 'bee')
+  assert not (tmp_path / '~').exists()
+  for call in (
+    lambda: train_and_evaluate(_config('~/photos'), ''),
+    lambda: evaluate(workdir=''),
+    lambda: export_run('~/run', ''),
+  ):
+    with pytest.raises(ValueError, match='is empty; name a folder or a file'):
+      call()
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    *('bundle', 'photos', 'run')
+  ]
