@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
       print(*answers.json_lines(answer), sep='\n', flush=True)
   else:
     console = rich.console.Console()
-    console.print(repr(predictor)[1:-1], markup=False, highlight=False)
+    print(repr(predictor)[1:-1])
     answers.print_answers(counted(), widths, console)
     if unreadable:
       console.print(f'{unreadable} of {len(pictures)} files cannot be read')
@@ -58,7 +58,11 @@ if __name__ == '__main__':
   _ALL_WIDTHS = flags.DEFINE_bool(
     'all_widths', False, 'Whether to answer at every width, side by side.'
   )
-  flags.mark_flags_as_mutual_exclusive(['width', 'all_widths'])
+  flags.register_multi_flags_validator(
+    ['width', 'all_widths'],
+    lambda given: given['width'] is None or not given['all_widths'],
+    'only one of them can be given',
+  )
   _TOP = flags.DEFINE_integer(
     'top', 5, 'Number of classes of each picture.', lower_bound=1
   )

@@ -152,7 +152,7 @@ def print_answers(
   import rich.table
 
   table = rich.table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-  table.add_column('picture')
+  table.add_column('picture', overflow='fold')
   for width in widths:
     table.add_column(f'at {label(width)}')
   for answer in answers:

@@ -275,13 +275,30 @@ def folder(pictures, tmp_path):
   return nested.parent
 
 
-def test_the_program_answers_what_can_be_read(exported, folder):
-  command = [sys.executable, '-c', RUN_MODULE, 'slimjax.predict']
-  done = subprocess.run(
-    [*command, exported, folder, folder / 'gone.png', '--json', '--all_widths'],
+def program(*arguments):
+  command = [sys.executable, '-c', RUN_MODULE, 'slimjax.predict', *arguments]
+  return subprocess.run(
+    command,
     capture_output=True,
     text=True,
     check=False,
+    env={**os.environ, 'COLUMNS': '250'},
+  )
+
+
+def test_the_program_prints_a_table(exported, pictures):
+  done = program(exported, *pictures[:2], '--width=w025', '--top=2')
+  assert (done.returncode, done.stderr) == (0, '')
+  about, heads, *rows = done.stdout.splitlines()
+  assert about.startswith('TinyNet at widths 0.125, 0.25 (default 0.125)')
+  assert heads.split() == ['picture', 'at', '0.25']
+  assert len(rows) == 4
+  assert all(row.rstrip().endswith(' %') for row in rows)
+
+
+def test_the_program_answers_what_can_be_read(exported, folder):
+  done = program(
+    exported, folder, folder / 'gone.png', '--json', '--all_widths'
   )
   assert done.returncode == 1, done.stderr
   lines = [json.loads(line) for line in done.stdout.splitlines()]
