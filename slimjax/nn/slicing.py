@@ -17,6 +17,7 @@ from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 Segments = tuple[int, ...]
 
@@ -128,7 +129,7 @@ def take(
   """Returns the leading channels of every segment of an axis.
 
   Args:
-    array: has `sum(full)` channels along `axis`.
+    array: has `sum(full)` channels along `axis`; one of numpy stays one.
     axis: from 0, or negative.
     full: segments of the array.
     used: channels to take of each.
@@ -136,11 +137,19 @@ def take(
   if full == used:
     return array
   axis %= array.ndim
+  # On the host numpy slices: XLA would compile a program for every shape.
+  host = isinstance(array, np.ndarray)
   parts, start = [], 0
   for size, count in zip(full, used, strict=True):
-    parts.append(lax.slice_in_dim(array, start, start + count, axis=axis))
+    if host:
+      parts.append(
+        array[(slice(None),) * axis + (slice(start, start + count),)]
+      )
+    else:
+      parts.append(lax.slice_in_dim(array, start, start + count, axis=axis))
     start += size
-  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=axis)
+  join = np.concatenate if host else jnp.concatenate
+  return parts[0] if len(parts) == 1 else join(parts, axis=axis)
 
 
 def take_active(

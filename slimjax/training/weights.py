@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 from flax import traverse_util
@@ -14,7 +15,9 @@ from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
 from slimjax.variables import init
 from slimjax.variables.calibrating import calibrate_statistics
+from slimjax.variables.fitting import bare
 from slimjax.variables.fitting import fit
+from slimjax.variables.fitting import head
 from slimjax.variables.fitting import Source
 from slimjax.variables.fitting import Taken
 from slimjax.variables.reading import check_exists
@@ -169,7 +172,17 @@ def _of_ours(model, variables, name, widths, classes) -> Source:
 
 
 def _drawn(model: SlimNet, key: jax.Array | None):
-  return lambda: init(model, jax.random.key(0) if key is None else key)
+  """Returns a function that draws the head, and nothing else."""
+  return lambda: _draw_head(model, jax.random.key(0) if key is None else key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw_head(model: SlimNet, key: jax.Array) -> dict[str, Any]:
+  flat = traverse_util.flatten_dict(init(model, key))
+  wanted = head(model)
+  return traverse_util.unflatten_dict(
+    {path: leaf for path, leaf in flat.items() if bare(path) in wanted}
+  )
 
 
 def _fitted(model, found, draw, report) -> dict[str, Any]:

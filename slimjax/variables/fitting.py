@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from flax import traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -168,6 +169,8 @@ def fit(
   Raises:
     ValueError: the source is thinner than the model.
   """
+  on_host = jax.tree.map(np.asarray, dict(source.variables))
+  source = dataclasses.replace(source, variables=on_host)
   used: set[Path] = set()
   variables: dict[str, Any] = {PARAMS: {}}
   norms: dict[Width, Width] = {}
@@ -195,7 +198,7 @@ def fit(
   total = len(traverse_util.flatten_dict(dict(source.variables)))
   return variables, Taken(
     name=source.name,
-    taken=len({path for path in used if _bare(path) not in new}),
+    taken=len({path for path in used if bare(path) not in new}),
     total=total,
     new=tuple(sorted({'/'.join(path[1:-1]) for path in new})),
     classes=(source.model.num_classes, model.num_classes),
@@ -231,8 +234,8 @@ def _has(tree: Any, path: Any) -> bool:
   return True
 
 
-def _bare(path: Path) -> Path:
-  """The path without the switch, as `describe` has it."""
+def bare(path: Path) -> Path:
+  """Returns a path without its switch, as `describe` has it."""
   return path if path[0] == PARAMS else (path[0], *path[2:])
 
 
@@ -242,7 +245,7 @@ def _with_head(
   flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
   fresh = traverse_util.flatten_dict(dict(drawn))
   for path in flat:
-    if _bare(path) in new:
+    if bare(path) in new:
       flat[path] = jnp.asarray(fresh[path])
   return traverse_util.unflatten_dict(flat)
 

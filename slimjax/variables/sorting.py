@@ -65,6 +65,7 @@ def sort_channels(
   )
   nearest = source.nearest(model.full_channels)
   selected = select(source.variables, switch_name(nearest))
+  selected = jax.tree.map(np.asarray, selected)
   tree = take_width(source.model, selected, width=nearest)
   tree = take_width(narrow(source.model, nearest), tree, width=width)
   flat = {

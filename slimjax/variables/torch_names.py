@@ -14,6 +14,7 @@ import os
 from typing import Any
 
 from flax import traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,7 +65,8 @@ def load_torch(
   if not isinstance(checkpoint, Mapping):
     where = os.fspath(checkpoint)
     checkpoint = read_file(checkpoint)
-  return from_authors(model, state_dict(checkpoint, where).arrays, where)
+  arrays = state_dict(checkpoint, where).arrays
+  return jax.tree.map(jnp.asarray, from_authors(model, arrays, where))
 
 
 def from_authors(model: SlimNet, arrays: Arrays, where: str) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def from_ordinary(
 def _assembled(
   expected: Mapping[str, '_Entry'], arrays: Arrays
 ) -> dict[str, Any]:
-  """Returns our tree of arrays by PyTorch's names."""
+  """Returns our tree, of numpy, of arrays by PyTorch's names."""
   parts: dict[tuple[str, ...], list] = {}
   for name, entry in expected.items():
     if not np.issubdtype(arrays[name].dtype, np.floating):
@@ -133,10 +135,7 @@ def _assembled(
     value = _from_torch(arrays[name])
     parts.setdefault(entry.path, []).append(value)
   return traverse_util.unflatten_dict(
-    {
-      path: jnp.asarray(np.concatenate(values, axis=-1))
-      for path, values in parts.items()
-    }
+    {path: np.concatenate(values, axis=-1) for path, values in parts.items()}
   )
 
 
