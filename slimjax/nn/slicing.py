@@ -139,7 +139,8 @@ def take(
   axis %= array.ndim
   # On the host numpy slices: XLA would compile a program for every shape.
   host = isinstance(array, np.ndarray)
-  parts, start = [], 0
+  parts: list[Any] = []
+  start = 0
   for size, count in zip(full, used, strict=True):
     if host:
       parts.append(
@@ -148,7 +149,7 @@ def take(
     else:
       parts.append(lax.slice_in_dim(array, start, start + count, axis=axis))
     start += size
-  join = np.concatenate if host else jnp.concatenate
+  join: Any = np.concatenate if host else jnp.concatenate
   return parts[0] if len(parts) == 1 else join(parts, axis=axis)
 
 
