@@ -50,12 +50,15 @@ def get(name: str):
 
 
 def test_every_published_row_has_a_configuration():
-  assert set(CONFIGS) == {*PUBLISHED, 'digits', 'few_digits'}
+  assert set(CONFIGS) == {*PUBLISHED, 'digits', 'few_digits', 'photos'}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_configuration_builds(name):
-  run = configuration.parse(get(name))
+  config = get(name)
+  assert (config.model.num_classes is None) == (name == 'photos')
+  config.model.num_classes = config.model.num_classes or 3
+  run = configuration.parse(config)
   model = configuration.call(slimjax.create_model, 'config.model', run.model)
   schedule = configuration.call(
     create_schedule,

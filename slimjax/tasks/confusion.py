@@ -162,7 +162,7 @@ def plot(
     return
   columns = min(len(found), 2)
   rows = -(-len(found) // columns)
-  side = max(3.2, 1.4 + 0.19 * len(names))
+  side = max(3.2, 1.4 + 0.15 * len(names))
   figure = plots.figure((columns * side * 1.05, rows * side))
   grid = figure.subplots(rows, columns, squeeze=False).ravel()
   for axes in grid[len(found) :]:

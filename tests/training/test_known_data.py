@@ -16,6 +16,7 @@ from slimjax.data.record import RECORD
 from slimjax.runtime.exporting import export_run
 from slimjax.train import train_and_evaluate
 from slimjax.training import processes
+from slimjax.training.runs import load_published
 
 SIZE, EXAMPLES, TEST = 16, 16, 7
 STEPS = 2  # an epoch
@@ -29,7 +30,7 @@ def _config(folder, **overrides):
     'workers': 0,
   }
   small = {'model__widths': (0.125,), 'model__num_classes': 2, 'batch_size': 8}
-  return get_config(data=data, **small, **overrides)
+  return get_config(data=data, **{**small, **overrides})
 
 
 @pytest.fixture(scope='module')
@@ -103,6 +104,33 @@ def test_other_data_are_refused_and_nothing_is_written(run):
   with pytest.raises(ValueError, match=r'classes missing: bee \(2 classes'):
     train_and_evaluate(_config(folder), workdir)
   assert _files(workdir) == before
+
+
+def test_the_classes_are_counted_if_nobody_says_how_many(run):
+  """What was found is kept as if it had been said; so a new one is refused."""
+  workdir, folder = run
+  config = _config(folder, model__num_classes=None)
+  assert (
+    json.loads((workdir / 'config.json').read_text())['model']['num_classes']
+    == 2
+  )
+  assert train_and_evaluate(config, workdir)
+  write_folder(folder / 'more', train={'cow': 2}, val={'cow': 1})
+  for split in ('train', 'val'):
+    shutil.move(folder / 'more' / split / 'cow', folder / split / 'cow')
+  shutil.rmtree(folder / 'more')
+  with pytest.raises(ValueError, match='another configuration') as error:
+    train_and_evaluate(config, workdir)
+  lines = [line.strip() for line in str(error.value).splitlines()]
+  assert lines[1:3] == [
+    'config.model.num_classes: 2 before, 3 now',
+    'classes added: cow (2 classes before, 3 now)',
+  ]
+  says = 'num_classes is 2, but image_folder has 3 classes: ant, bee, cow'
+  with pytest.raises(ValueError, match=says):
+    train_and_evaluate(_config(folder), workdir)
+  with pytest.raises(ValueError, match='num_classes is None: training finds'):
+    load_published(config, 'file.npz')
 
 
 def test_a_run_is_scored_where_its_data_are(run, capsys):
