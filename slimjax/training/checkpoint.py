@@ -20,10 +20,18 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 from slimjax.training.state import TrainState
 
 _PATIENCE_SECONDS = 30 * 24 * 3600
+# What reading a checkpoint raises that lost or changed bytes; all else is
+# trouble of another kind, which passes without harm to the checkpoints.
+_DAMAGE = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
 
 
 class SaveError(RuntimeError):
   """A checkpoint could not be written."""
+
+
+def _absolute(folder: epath.PathLike) -> epath.Path:
+  """Returns the folder as orbax wants every path, though it does not say so."""
+  return epath.Path(folder).resolve()
 
 
 def set_damaged_aside(folder: epath.Path) -> list[str]:
@@ -33,6 +41,7 @@ def set_damaged_aside(folder: epath.Path) -> list[str]:
   One process calls this, before any process opens the folder.
   """
   said: list[str] = []
+  folder = _absolute(folder)
   if not folder.is_dir():
     return said
   _hush()
@@ -41,7 +50,7 @@ def set_damaged_aside(folder: epath.Path) -> list[str]:
     try:
       _read_whole(folder / str(step))
       break
-    except Exception as error:
+    except _DAMAGE as error:
       damaged = folder / f'damaged-{step}'
       number = 1
       while damaged.exists():
@@ -53,6 +62,12 @@ def set_damaged_aside(folder: epath.Path) -> list[str]:
         f'the checkpoint of step {step} is damaged ({type(error).__name__}:'
         f' {text}); it was renamed to {damaged.name}'
       )
+    except (OSError, MemoryError) as error:
+      raise OSError(
+        f'the checkpoint of step {step} in {folder} cannot be read now'
+        f' ({type(error).__name__}: {_short(error)}). Nothing was changed; once'
+        ' the cause is gone, the same command resumes'
+      ) from error
   return said
 
 
@@ -68,9 +83,11 @@ def _read_whole(path: epath.Path) -> None:
     ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
     multiprocessing_options=alone,
   ) as reader:
+    metadata = reader.metadata(path / 'state').item_metadata
+    if metadata is None:
+      raise ValueError('its metadata cannot be read')
     as_numpy = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-      reader.metadata(path / 'state').item_metadata.tree,
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
     )
     reader.restore(
       path / 'state', args=ocp.args.PyTreeRestore(restore_args=as_numpy)
@@ -93,7 +110,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
   return True
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
   """Returns the text without its middle, which is paths: the reason is last."""
   text = str(error)
   return text if len(text) <= 300 else f'{text[:100]} ... {text[-200:]}'
@@ -139,7 +156,7 @@ class Checkpoints:
   def __init__(self, folder: epath.PathLike, *, read_only: bool = False):
     _hush()
     self._manager = ocp.CheckpointManager(
-      epath.Path(folder).resolve(),
+      _absolute(folder),
       # The names let us ask what a checkpoint holds before it is read.
       item_handlers={
         'state': ocp.StandardCheckpointHandler(),

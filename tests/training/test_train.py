@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import json
 import math
 import os
+import pathlib
 import shutil
 import signal
 import struct
@@ -370,10 +371,13 @@ def _lines(workdir):
   ]
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(run, stopped, tmp_path, capsys):
+def test_a_stopped_run_resumes_to_the_same_bits(
+  run, stopped, tmp_path, monkeypatch, capsys
+):
   reference, table, seen = run
-  workdir = tmp_path / 'run'
-  shutil.copytree(stopped, workdir)
+  shutil.copytree(stopped, tmp_path / 'runs' / 'a')
+  monkeypatch.chdir(tmp_path)
+  workdir = pathlib.Path('runs/a')  # as in README's commands
   # Where and how it works is free to change.
   again = train_and_evaluate(get_config(eval_batch_size=100), workdir)
   said = capsys.readouterr().out
