@@ -103,6 +103,9 @@ class Share:
     return slice(self.index * part, (self.index + 1) * part)
 
 
+ALONE = Share()  # the part of a process that has no others beside it
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainReader:
   """Reads the training batches of some steps, numbered from the first one."""
@@ -111,7 +114,7 @@ class TrainReader:
   batch_size: int
   seed: int
   steps: range
-  share: Share = Share()
+  share: Share = ALONE
 
   def __post_init__(self):
     if not 0 < self.batch_size <= len(self.split):
@@ -157,7 +160,7 @@ class EvalReader:
 
   split: Split
   batch_size: int
-  share: Share = Share()
+  share: Share = ALONE
 
   def __len__(self) -> int:
     return -(-len(self.split) // self.batch_size)

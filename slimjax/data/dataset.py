@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from slimjax.data.batches import ALONE
 from slimjax.data.batches import Batch
 from slimjax.data.batches import Corrupt
 from slimjax.data.batches import EvalReader
@@ -68,10 +69,13 @@ class Dataset:
     *,
     seed: int,
     steps: range,
-    share: Share,
+    share: Share = ALONE,
     corrupt: Corrupt | None = None,
   ) -> Iterator[Batch]:
-    """Yields this process's part of the global batches of a range of steps."""
+    """Yields this process's part of the global batches of a range of steps.
+
+    By default there is one process, whose part is all of them.
+    """
     reader = TrainReader(self.splits['train'], batch_size, seed, steps, share)
     corrupt = corrupt or Corrupt(self.max_corrupt)
     return read(reader, corrupt=corrupt, workers=self.workers)
@@ -81,7 +85,7 @@ class Dataset:
     split: str,
     batch_size: int,
     *,
-    share: Share,
+    share: Share = ALONE,
     corrupt: Corrupt | None = None,
   ) -> Iterator[Batch]:
     """Yields every example of a split once, padded and masked."""
