@@ -89,8 +89,13 @@ def open_folder(data_dir: str | None, test_split: str | None) -> Sources:
   if not root.is_dir():
     raise ValueError(f'config.data.data_dir {root} is not a folder')
   there = folders.list_folders(root)
+  if not there:
+    raise ValueError(
+      f'config.data.data_dir {root} holds no folders; one for each class is'
+      f' expected, {root}/CLASS/*.jpg or {root}/train/CLASS/*.jpg'
+    )
   alone = not {name.casefold() for name in there} & {*_SPLITS}
-  if alone and there and test_split is None:
+  if alone and test_split is None:
     train, test_name = root, ''
   else:
     train = root / 'train'

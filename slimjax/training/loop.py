@@ -42,6 +42,7 @@ from slimjax.training.results import Scores
 from slimjax.training.results import validation_records
 from slimjax.training.results import write_details
 from slimjax.training.results import write_results
+from slimjax.training.session import changes_of
 from slimjax.training.session import has_checkpoints
 from slimjax.training.session import open_session
 from slimjax.training.session import Session
@@ -96,6 +97,7 @@ def train_and_evaluate(
   setup = set_up(run, last)
   # What was found in the data is kept as if it had been given.
   config = {**configuration.as_plain(config), 'model': setup.run.model}
+  processes.together(lambda: changes_of(workdir, config, setup.dataset))
   say = functools.partial(print, flush=True)
   told = say if processes.is_primary() else quiet
   if processes.is_primary():

@@ -180,7 +180,9 @@ class Stop:
     self._old: dict[int, Any] = {}
     # Python calls handlers in the main thread alone.
     if threading.current_thread() is threading.main_thread():
-      self._handle(signal.SIGINT, self._interrupt)
+      # A shell that starts it in the background lets it ignore Ctrl-C.
+      if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        self._handle(signal.SIGINT, self._interrupt)
       # Among several processes jax's own service hears SIGTERM, and agrees with
       # the others on a step.
       if jax.process_count() == 1:

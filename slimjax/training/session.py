@@ -110,6 +110,36 @@ def open_session(
   )
 
 
+def changes_of(
+  workdir: epath.Path, config: Mapping[str, Any], dataset: Dataset
+) -> list[str]:
+  """Compares a run's configuration and data with those in its folder.
+
+  Returns:
+    A line for each value that is allowed to change and did.
+
+  Raises:
+    ValueError: the workdir holds another run, or one on other data.
+  """
+  new = configuration.as_plain(config)
+  old = read_config(workdir)
+  if old is None or not has_checkpoints(workdir):
+    return []
+  found = configuration.differences(old, new, defaults(new))
+  if found.refused:
+    lines = [*found.refused, *data_differences(workdir, dataset)]
+    raise ValueError(
+      f'{workdir} holds a run with another configuration, which cannot resume'
+      ' with this one:\n  '
+      + '\n  '.join(lines)
+      + '\nTake another --workdir, or the configuration as it was. To go on'
+      ' from its weights:\n  python -m slimjax.train --config=...'
+      f' --workdir=ANOTHER --config.init.source={workdir}'
+    )
+  check_data(workdir, dataset)
+  return found.said
+
+
 def claim(
   workdir: epath.Path, config: Mapping[str, Any], dataset: Dataset
 ) -> list[str]:
@@ -123,24 +153,6 @@ def claim(
   """
   path = workdir / CONFIG
   new = configuration.as_plain(config)
-
-  def check() -> list[str]:
-    old = read_config(workdir)
-    if old is None or not has_checkpoints(workdir):
-      return []
-    found = configuration.differences(old, new, defaults(new))
-    if found.refused:
-      lines = [*found.refused, *data_differences(workdir, dataset)]
-      raise ValueError(
-        f'{workdir} holds a run with another configuration, which cannot resume'
-        ' with this one:\n  '
-        + '\n  '.join(lines)
-        + '\nTake another --workdir, or the configuration as it was. To go on'
-        ' from its weights:\n  python -m slimjax.train --config=...'
-        f' --workdir=ANOTHER --config.init.source={workdir}'
-      )
-    check_data(workdir, dataset)
-    return found.said
 
   def write() -> None:
     if not processes.is_primary():
@@ -157,7 +169,7 @@ def claim(
         ' be on storage that all hosts share, such as gs:// or NFS'
       )
 
-  changes = processes.together(check)
+  changes = processes.together(lambda: changes_of(workdir, new, dataset))
   for phase in (write, shared):
     processes.together(phase)
   return changes

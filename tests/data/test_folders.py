@@ -164,6 +164,8 @@ def test_classes_without_images_without_names_and_alone(folder):
     shutil.rmtree(folder / 'train' / name)
   with pytest.raises(ValueError, match='a single class, ant: there is nothing'):
     _open(folder)
+  with pytest.raises(ValueError, match='holds no folders; one for each'):
+    _open(folder / 'train' / 'ant')
   shutil.rmtree(folder / 'train' / 'ant')
   with pytest.raises(ValueError, match='has no images; .*CLASS'):
     _open(folder)

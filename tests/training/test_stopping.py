@@ -149,6 +149,14 @@ def test_a_second_ctrl_c_kills(monkeypatch):
     assert stop.after(1)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
   assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+  # In the background it is ignored, as the shell wants it.
+  old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with processes.Stop() as stop:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert not stop.after(1)
+  finally:
+    signal.signal(signal.SIGINT, old)
   # Among several processes it becomes the signal that all of them hear.
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   heard = []
