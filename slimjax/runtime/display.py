@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from slimjax import plots
+from slimjax import units
 from slimjax.runtime.table import Table
 from slimjax.widths import label
 
@@ -33,15 +34,19 @@ def print_table(table: Table, console: Any) -> None:
     'p99\nms',
     '\nimg/s',
     'build\ns',
-    'wts.\nMB',
-    'peak\nMB',
-    'MACs\nM',
+    'wts.\nB',
+    'peak\nB',
+    '\nMACs',
     'error\n%',
   ):
     shown.add_column(name, justify='right', no_wrap=True)
 
   def known(value, scale, digits):
     return '?' if value is None else f'{value / scale:.{digits}f}'
+
+  def in_units(value):
+    # Without the space: the line is full.
+    return '?' if value is None else units.count(value).replace(' ', '')
 
   for row in table.rows:
     shown.add_row(
@@ -53,9 +58,9 @@ def print_table(table: Table, console: Any) -> None:
       f'{row.p99_ms:.2f}',
       f'{row.images_per_second:.0f}',
       known(row.compile_s, 1, 1),
-      known(row.weight_bytes, 1e6, 1),
-      known(row.peak_bytes, 1e6, 1),
-      known(row.macs, 1e6, 1),
+      in_units(row.weight_bytes),
+      in_units(row.peak_bytes),
+      in_units(row.macs),
       known(row.error, 1, 2) + ('*' if table.dominated(row) else ''),
     )
   console.print(shown)

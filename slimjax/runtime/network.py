@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from slimjax import units
 from slimjax.runtime import batching
 from slimjax.runtime import bundle
 from slimjax.runtime.backends import Backend
@@ -63,12 +64,12 @@ class Memory:
   def __str__(self) -> str:
     largest = ''
     if self.temp_bytes is not None:
-      largest = f', the largest takes {self.temp_bytes / 1e6:.1f} MB as it runs'
+      largest = f', the largest takes {units.size(self.temp_bytes)} as it runs'
     return (
-      f'prepared weights: {self.all_widths / 1e6:.1f} MB for all widths'
+      f'prepared weights: {units.size(self.all_widths)} for all widths'
       f' ({self.all_widths / self.lean:.2f} times the widest), at most'
-      f' {self.lean / 1e6:.1f} MB one at a time (lean); now'
-      f' {self.held / 1e6:.1f} MB; programs: {self.programs}{largest}'
+      f' {units.size(self.lean)} one at a time (lean); now'
+      f' {units.size(self.held)}; programs: {self.programs}{largest}'
     )
 
 

@@ -24,6 +24,7 @@ import tiny_net
 
 import slimjax
 from slimjax import runtime
+from slimjax import units
 from slimjax.data import digits
 from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
@@ -228,7 +229,7 @@ def test_what_preparing_holds(path):
     del net
   assert memory.all_widths == sum(memory.prepared.values())
   assert memory.lean == memory.prepared[0.5]
-  assert f'{memory.all_widths / 1e6:.1f} MB for all widths' in str(memory)
+  assert f'{units.size(memory.all_widths)} for all widths' in str(memory)
 
 
 @pytest.mark.parametrize('prepare', ['load', 'lean'])
