@@ -1,12 +1,12 @@
-"""Says what pictures show, by a run or a bundle, at any width.
+"""Predicts the classes of pictures, by a run or a bundle, at any width.
 
 python -m slimjax.predict RUN_OR_BUNDLE PICTURE_OR_FOLDER... [--width=0.5]
   [--top=5] [--all_widths] [--json]
 
-Prints a table, a row for each picture; with --json an object on each line, for
-other programs. Of a folder all pictures are taken, at any depth. A file that
-cannot be read is reported by name, the others are answered all the same, and
-the exit status is 1.
+Prints a table with a row for each picture; with --json an object on each line,
+for other programs. A folder stands for all pictures in it, at any depth. A file
+that cannot be read is reported by name, the others are answered all the same,
+and the exit status is 1.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Answers the pictures of files and folders, and shows what was said."""
+"""Answers pictures of files and folders, and shows the answers."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ from slimjax.widths import Width
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What was said of one file.
+  """The answer to one file.
 
   Attributes:
     path: the file.
-    by_width: by width the classes, the most probable first; of networks that do
-      not predict logits of classes the outputs, a tree of arrays. Empty if the
+    by_width: the classes by width, the most probable first; if the network does
+      not predict logits of classes, its outputs, a tree of arrays. Empty if the
       file cannot be read.
     problem: why the file cannot be read; '' if it can.
   """
@@ -75,10 +75,10 @@ def answer(
   *,
   top: int = 5,
 ) -> Iterator[Answer]:
-  """Yields what is said of files, in their order.
+  """Yields the answers to files, in their order.
 
-  A file that cannot be read is answered with the reason, and the others all the
-  same. Files are read in batches, each once for all widths.
+  The answer to a file that cannot be read is the reason; the others are
+  answered all the same. Files are read in batches, each once for all widths.
 
   Args:
     predictor: from `slimjax.load`.
@@ -112,7 +112,7 @@ def answer(
 
 
 def _of_one(by_width: Mapping[Width, Any], place: int) -> dict[Width, Any]:
-  """Returns what was said of one image of a batch."""
+  """Returns the answers to one image of a batch."""
   return {
     width: said[place]
     if isinstance(said, list)

@@ -65,7 +65,7 @@ class Backend(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class WidthPrograms:
-  """What XLA compiles for one width.
+  """The functions of one width that XLA compiles.
 
   Attributes:
     read: () -> the tensors that `prepare` takes.

@@ -1,7 +1,7 @@
-"""Batches of any size in programs of a few sizes: padded up, or split.
+"""Pads and splits batches of any size for programs of a few sizes.
 
-What is said of an example does not depend on the others in its batch, so rows
-that only fill a batch up change nothing.
+The outputs of an example do not depend on the others in its batch, so rows that
+only fill a batch up change nothing.
 """
 
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ def power_of_two(count: int) -> int:
 def split(count: int, sizes: Sequence[int]) -> list[Chunk]:
   """Returns how a batch goes through programs of the sizes given.
 
-  What is left is padded to the next size if that is less than twice as many;
-  otherwise as many as the next smaller size holds go first. No examples are
-  one chunk, too, whose outputs say the shape of an empty answer.
+  The rest is padded to the next size if that is less than twice as large;
+  otherwise a part of the next smaller size is split off first. A batch without
+  examples is one chunk, too: its program tells the shape of the outputs.
   """
   chunks: list[Chunk] = []
   start = 0

@@ -1,4 +1,4 @@
-"""Reads logits of classes: the most probable ones, with their names."""
+"""Turns logits into the most probable classes, with names."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,7 +11,7 @@ class Guess:
   """A class that an image may be of.
 
   Attributes:
-    index: of the class, counted from 0.
+    index: index of the class, from 0.
     name: its name; the index in digits where classes have no names.
     probability: in [0, 1]; over all classes they sum to one.
   """
@@ -34,7 +34,7 @@ def guesses(
   logits = logits.astype(np.float64)
   powers = np.exp(logits - logits.max(-1, keepdims=True))
   probabilities = powers / powers.sum(-1, keepdims=True)
-  # A stable order: of equal classes the first comes first.
+  # The order is stable: among equal classes the first comes first.
   order = np.argsort(-logits, axis=-1, kind='stable')[:, :top]
   return [
     [

@@ -1,7 +1,6 @@
-"""Encoded pictures to the images that a network takes, by a rule that is data.
+"""Decodes pictures for a network, by a rule that a manifest can hold.
 
-A bundle's manifest holds the rule, so that it answers files without the data
-set or the code it was trained with.
+So a bundle answers files without the data set or the code of its training.
 """
 
 from collections.abc import Callable
@@ -54,7 +53,7 @@ def decode_picture(
   Args:
     encoded: such as the content of a JPEG.
     decode: an encoded picture -> uint8 [h, w, 3].
-    name: what the picture is called in errors.
+    name: name of the picture, for errors.
 
   Raises:
     PictureError: it cannot be decoded; the text has the name.
@@ -74,7 +73,7 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
     decode: such as `slimjax.data.dataset.Dataset.decode`.
 
   Returns:
-    None if there is none, or where it is a function of a user's own.
+    None if there is none, or if it is a user's own function.
   """
   from slimjax.data.jpeg import CentreCrop
 
@@ -89,7 +88,7 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
 
 
 def make_decode(rule: Mapping[str, Any] | None) -> Decode | None:
-  """Returns what `describe_decode` described; None of None.
+  """Returns the function that `describe_decode` described, or None.
 
   Raises:
     ValueError: this version has no such rule.

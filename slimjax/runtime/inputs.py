@@ -1,4 +1,4 @@
-"""Checks the images that a network is given before they reach its programs."""
+"""Checks the images of a request before they reach a program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 from slimjax.runtime.manifest import Manifest
 
 Range = tuple[float, float]
-# Values of preprocessed images may leave the range of what uint8 gives by this
+# Preprocessed values may leave the range of preprocessed uint8 images by this
 # share of its length: resizing overshoots, augmentation adds.
 _MARGIN = 0.5
 # Images in [0, 1] are suspect where the preprocessed ones span more than this.
 _WIDE = 1.5
-# So many values are looked at, evenly spaced.
+# Values that are compared, evenly spaced over the batch.
 _LOOKS = 2**16
 
 
@@ -26,13 +26,13 @@ def measure_range(
 ) -> Range | None:
   """Returns the smallest and largest value that preprocessing gives.
 
-  They are those of a black and a white image; None if these are equal or not
-  finite, as where each image is scaled by what is in it.
+  They are the values of a black and of a white image. The result is None if
+  they are equal or not finite, as when each image is scaled by its contrast.
 
   Args:
     preprocess: uint8 images [b, h, w, 3] -> floating images.
     image_size: (height, width)
-    batch_size: that it takes; None for any.
+    batch_size: batch size that it takes; None for any.
   """
   shape = (batch_size or 1, *image_size, 3)
   values = [
@@ -44,7 +44,7 @@ def measure_range(
 
 
 class Inputs:
-  """Checks images for a network; warns once of what looks wrong."""
+  """Checks images for one network; warns once of images that look wrong."""
 
   def __init__(self, manifest: Manifest):
     self._manifest = manifest
@@ -81,16 +81,15 @@ class Inputs:
     self._check_values(images)
     if images.dtype == np.float32:
       return images
-    return np.asarray(images).astype(
-      np.float32
-    )  # on the host: compiles nothing
+    # On the host, where nothing is compiled.
+    return np.asarray(images).astype(np.float32)
 
   def _check_values(self, images: Any) -> None:
     allowed = self._manifest.input_range
     if allowed is None or not images.size:
       return
     if isinstance(images, jax.Array):
-      # Fetching them from an accelerator takes long: the first batch tells.
+      # Copies from an accelerator take long: only the first batch is checked.
       on_host = all(device.platform == 'cpu' for device in images.devices())
       if self._looked and not on_host:
         return

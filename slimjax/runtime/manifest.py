@@ -1,4 +1,4 @@
-"""What is known of a network that is served: `Manifest`, and its JSON."""
+"""Describes a network that is served: `Manifest`, and its JSON."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,7 +9,7 @@ from slimjax.widths import Width
 
 SCHEMA = 3
 READABLE = (1, 2, 3)
-# How a task says that what it predicts are logits of the classes, [b, classes].
+# The `outputs` of a task that predicts logits of the classes, [b, classes].
 LOGITS = 'logits'
 
 

@@ -36,14 +36,14 @@ Key = tuple[Width, int, np.dtype]
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """What prepared weights and compiled programs take, in bytes.
+  """Memory of prepared weights and of compiled programs, in bytes.
 
   Attributes:
     prepared: {width: bytes when it is prepared}.
     held: bytes of the widths that are prepared now.
     programs: number of compiled programs that are kept now.
-    temp_bytes: temporary memory of the largest of them while it runs; None if
-      the backend does not tell.
+    temp_bytes: temporary memory of the largest program while it runs; None if
+      the backend does not report it.
   """
 
   prepared: Mapping[Width, int]
@@ -76,19 +76,19 @@ class Memory:
 class Network:
   """A network that runs at any of its widths; from `load`.
 
-  `net(images, width=0.5)` may be called from many threads. A batch of any size
-  is answered by programs of few sizes (`batch_sizes`): padded to the next one,
-  or split beyond the largest. What is said of an image is the same to the
-  rounding of the arithmetic: 1e-5 of the largest output in float32. Where the
-  program of the right size is not there yet, those that are answer, and it is
-  compiled meanwhile: a request waits for no compilation but the first of its
-  width and type of images, and not for that where `load` made one.
+  `net(images, width=0.5)` may be called from many threads. Programs exist for a
+  few batch sizes (`batch_sizes`); other batches are padded to the next size, or
+  split beyond the largest. The outputs of an image do not depend on its batch,
+  but for rounding: 1e-5 of the largest output in float32. If the program for a
+  batch has not been compiled yet, smaller or larger ones answer while another
+  thread compiles it. So a request waits for a compilation only if its width has
+  no program at all for this type of images; `load` compiles one by default.
 
   Attributes:
-    manifest: what is known of the network.
+    manifest: description of the network, its images and outputs.
     widths: the widths that were loaded, thinnest first.
-    default_width: the width that answers where none is named.
-    batch_sizes: the sizes that programs are compiled for.
+    default_width: the width that is used where none is given.
+    batch_sizes: batch sizes that programs are compiled for, smallest first.
     functions: {width: function of images}, as `net(images, width=width)`;
       inside `jax.jit` and other transformations it is traced. It is bound to
       its prepared weights (`.func` and `.args`), which live as long as you hold
@@ -134,13 +134,14 @@ class Network:
   def __call__(self, images: Any, *, width: Width | None = None) -> Any:
     """Returns the outputs: of a classifier logits [b, classes], float32.
 
-    They are arrays of the backend: of jax, or of numpy with 'onnxruntime'. A
-    batch that is padded or split is waited for; others are under way.
+    They are arrays of jax, or of numpy with the backend 'onnxruntime'. The call
+    waits for the outputs of a batch that is padded or split; others it returns
+    while they are being computed, as jax does.
 
     Args:
       images: uint8 [b, h, w, 3] as the manifest's `preprocessing` says, or
         floating images that have been preprocessed; the manifest has h and w.
-        None are answered by outputs [0, ...].
+        An empty batch has outputs [0, ...].
       width: one of `widths`; default: `default_width`.
 
     Raises:
@@ -151,7 +152,7 @@ class Network:
     return self._answer(entry.width, self.weights(entry.width), images)
 
   def _answer(self, width: Width, weights: Any, images: Any) -> Any:
-    """Returns the outputs of weights that were prepared, for checked images."""
+    """Returns the outputs for checked images, by prepared weights."""
     count, dtype = len(images), np.dtype(images.dtype)
     exact = self._programs.ready((width, count, dtype))
     if exact is not None:
@@ -173,7 +174,7 @@ class Network:
   def _chunks(
     self, width: Width, count: int, dtype: np.dtype
   ) -> list[batching.Chunk]:
-    """Returns how a batch is answered: if possible by what is compiled."""
+    """Returns the parts of a batch, if possible for programs that exist."""
     chunks = self._split(count)
     if self._backend.any_batch:
       return chunks
@@ -219,8 +220,8 @@ class Network:
   def compiled(self, width: Width, batch_size: int, dtype: Any) -> Compiled:
     """Returns the program that answers batches of a size and type of images.
 
-    It is compiled the first time. Of the several that a batch which is split
-    needs, all are compiled, and the largest is returned.
+    It is compiled the first time. If the batch is split, all its programs are
+    compiled, and the largest is returned.
     """
     entry, dtype = self._entry(width), np.dtype(dtype)
     largest, *others = self._split(batch_size)
@@ -234,7 +235,7 @@ class Network:
     return self._backend.compile(self._entries[width], shape, dtype)
 
   def memory(self) -> Memory:
-    """Returns what the prepared weights and the programs take."""
+    """Returns the memory of the prepared weights and of the programs."""
     sizes = {w: entry.prepared_bytes for w, entry in self._entries.items()}
     held = sum(sizes[width] for width in list(self._weights))
     programs = self._programs.all_ready()

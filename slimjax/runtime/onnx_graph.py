@@ -19,14 +19,14 @@ class Value:
 
 
 class Repeated(Value):
-  """A value that stands for a larger one: it is the same along some axes.
+  """A value that stands for a larger one, repeated along some axes.
 
-  Elementwise operations of ONNX repeat it by themselves; for others a node is
-  written that does.
+  Elementwise operations of ONNX repeat it by themselves; for other operations a
+  node is written that repeats it.
 
   Attributes:
-    name: of the value, which has sizes of 1 along these axes.
-    shape: of the larger one.
+    name: name of the value, whose size is 1 along these axes.
+    shape: shape of the larger value.
   """
 
 

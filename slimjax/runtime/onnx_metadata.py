@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself: it can be used without its bundle."""
+"""Describes an ONNX model inside its file, to use it without its bundle."""
 
 from collections.abc import Mapping
 import json
@@ -8,22 +8,22 @@ from slimjax.data.preprocess import Normalise
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
 
-# In the order in which they stand in the file.
+# In the order of the file.
 KEYS = {
   'class_names': 'one name per class, as a JSON list',
   'outputs': "'logits', if the outputs are logits of the classes",
   'image_size': 'height and width in pixels, as a JSON list',
   'decode': 'how a picture becomes an image of that size, as JSON',
-  'input': 'what is done to the images inside, and what before',
-  'preprocessing': 'what is done to uint8 images, in words',
-  'mean': 'of RGB in [0, 1], subtracted; a number, or a JSON list of three',
-  'std': 'of RGB in [0, 1], divided by; a number, or a JSON list of three',
+  'input': 'whether the images are preprocessed inside or before',
+  'preprocessing': 'the preprocessing of uint8 images, in words',
+  'mean': 'subtracted from RGB in [0, 1]; a number, or a JSON list of three',
+  'std': 'RGB is divided by it after that; a number, or a JSON list of three',
   'width': 'the width, a number or a JSON list of channels',
   'macs': 'multiply-accumulates for one image',
   'params': 'number of parameters',
   'error': 'the headline metric on validation images',
   'error_metric': 'title, unit and direction of that metric, as JSON',
-  'validation': 'where the error comes from, as JSON',
+  'validation': 'origin of the error, as JSON',
   'source': 'run and step of the weights, as JSON',
 }
 
@@ -31,11 +31,11 @@ KEYS = {
 def onnx_metadata(
   manifest: Manifest, entry: WidthEntry, preprocess: Any
 ) -> dict[str, str]:
-  """Returns the metadata of a width's ONNX model, by `KEYS` that are known.
+  """Returns the metadata of a width's ONNX model, for those `KEYS` it has.
 
   Args:
-    manifest: of the bundle; its `widths` and `files` are not read.
-    entry: of the width.
+    manifest: manifest of the bundle, still without `widths` and `files`.
+    entry: entry of the width.
     preprocess: uint8 images -> floating images, or None.
   """
   score = manifest.score(entry)

@@ -42,8 +42,8 @@ def write_onnx(
       symbolic.
     path: the file to write.
     name: name of the graph.
-    metadata: what the file says of itself (`metadata_props`; ONNX Runtime's
-      `get_modelmeta().custom_metadata_map`).
+    metadata: description of the model, which the file holds (`metadata_props`,
+      in ONNX Runtime `get_modelmeta().custom_metadata_map`); default: none.
 
   Raises:
     BundleError: the network uses an operation that has no translation here.

@@ -1,4 +1,4 @@
-"""Opens a run or a bundle alike: `slimjax.load`."""
+"""Loads a run or a bundle to predict with it: `slimjax.load`."""
 
 import os
 from typing import Any
@@ -14,7 +14,7 @@ _CONFIG = 'config.json'  # of a run
 def load(
   source: str | os.PathLike, *, best: bool = False, **options: Any
 ) -> Predictor:
-  """Loads a run or a bundle, to say what pictures show.
+  """Loads a run or a bundle, to predict the classes of pictures.
 
   ```
   net = slimjax.load('runs/digits')
@@ -24,8 +24,8 @@ def load(
   Args:
     source: folder of a run (of `slimjax.train`) or of a bundle (of
       `slimjax.export`).
-    best: of a run, whether to take the checkpoint with the least validation
-      error; by default the latest.
+    best: whether to take the run's checkpoint with the least validation error;
+      by default the latest.
     **options: those of `slimjax.runtime.load`; here nothing is prepared or
       compiled before it is used (prepare='use', batch_sizes=()) by default.
 

@@ -24,13 +24,12 @@ _FEW = 4  # names in a message
 class Predictor:
   """A network with what is needed to read pictures and its outputs.
 
-  It is the same for a bundle and for a run. `predictor(images, width=0.5)`
-  returns the outputs of arrays of images, `predictor.predict` says what they
-  are.
+  A bundle and a run have the same interface. `predictor(images, width=0.5)`
+  returns the outputs for arrays of images, `predictor.predict` the classes.
 
   Attributes:
     network: the `slimjax.runtime.Network`, to benchmark and to serve.
-    source: where it is from, in words.
+    source: run or bundle that it is from, in words.
   """
 
   def __init__(
@@ -38,8 +37,8 @@ class Predictor:
   ):
     """
     Args:
-      network: of a bundle or a run.
-      source: where it is from, in words.
+      network: network of a bundle or a run.
+      source: run or bundle that it is from, in words.
       decode: an encoded picture -> uint8 [h, w, 3]; default: the rule that the
         network's manifest holds.
     """
@@ -69,7 +68,7 @@ class Predictor:
 
   @property
   def preprocessing(self) -> str:
-    """What is done to images, in words."""
+    """The preprocessing of uint8 images, in words."""
     return self.network.manifest.preprocessing
 
   def __repr__(self) -> str:
@@ -94,7 +93,7 @@ class Predictor:
     Raises:
       slimjax.runtime.decoding.PictureError: it cannot be read or decoded; the
         text names the file.
-      ValueError: the network came without a rule for pictures.
+      ValueError: the network has no rule for pictures.
     """
     return read_picture(path, self._rule())
 
@@ -107,7 +106,7 @@ class Predictor:
 
     Raises:
       slimjax.runtime.decoding.PictureError: it cannot be decoded.
-      ValueError: the network came without a rule for pictures.
+      ValueError: the network has no rule for pictures.
     """
     return decode_picture(encoded, self._rule(), name)
 
@@ -124,17 +123,17 @@ class Predictor:
   def predict(
     self, images: Any, *, width: Width | None = None, top: int = 5
   ) -> Any:
-    """Says what pictures are.
+    """Predicts the classes of pictures.
 
     Args:
       images: the path of a picture or an image [h, w, 3]; a list of these; or
         images [b, h, w, 3]. Arrays are uint8, or floating and preprocessed.
       width: one of `widths`; default: `default_width`.
-      top: number of classes of each, the most probable first.
+      top: number of classes for each image, the most probable first.
 
     Returns:
-      For each image a list of `Guess`; of networks that do not predict logits
-      of classes their outputs, a tree of arrays, examples first.
+      A list of `Guess` for each image. If the network does not predict logits
+      of classes: its outputs, a tree of arrays, examples first.
 
     Raises:
       PictureError: a picture cannot be read; the text names the file.
@@ -150,7 +149,7 @@ class Predictor:
     return self.interpret(outputs, top=top)
 
   def interpret(self, outputs: Any, *, top: int = 5) -> Any:
-    """Returns what `predict` does, for outputs that are there already."""
+    """Returns what `predict` returns, from outputs of the network."""
     if self.network.manifest.outputs != LOGITS:
       return outputs
     return guesses(np.asarray(outputs), self.class_names, top)

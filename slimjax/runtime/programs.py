@@ -1,7 +1,7 @@
-"""Compiled programs: each made once, whoever asks for it, and not kept forever.
+"""Keeps compiled programs: each is compiled once, and the latest are kept.
 
-A program is compiled outside of the lock: those who want another are answered
-meanwhile. Beyond a number, the one that was not used for longest is forgotten.
+A program is compiled outside of the lock, so that calls that need another one
+go on. Beyond a number, the least recently used program is forgotten.
 """
 
 from collections import OrderedDict
@@ -38,7 +38,7 @@ class Programs(Generic[Key, Program]):
     return len(self._found)
 
   def get(self, key: Key) -> Program:
-    """Returns a program; compiles it, or waits for who does, if need be."""
+    """Returns a program; compiles it or waits for another thread that does."""
     future, mine = self._claim(key)
     if mine:
       self._fulfil(key, future)
@@ -54,9 +54,10 @@ class Programs(Generic[Key, Program]):
       return future.result()
 
   def start(self, key: Key) -> None:
-    """Has a program compiled behind the caller's back, one at a time.
+    """Compiles a program in another thread, one program at a time.
 
-    The end of the process waits for the one that is being compiled, no more.
+    At its end the process waits for the program that is being compiled; those
+    that have not been begun are dropped.
     """
     future, mine = self._claim(key)
     if mine:
@@ -96,7 +97,7 @@ class Programs(Generic[Key, Program]):
   def _fail(
     self, key: Key, future: Future[Program], error: BaseException
   ) -> None:
-    with self._lock:  # The next one who asks tries again.
+    with self._lock:  # The next call tries again.
       if self._found.get(key) is future:
         del self._found[key]
     future.set_exception(error)

@@ -1,4 +1,4 @@
-"""A training run as it is served: what an export writes, or a network of it."""
+"""Reads a training run for serving: for an export, or as a network."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ from slimjax.widths import Width
 
 @dataclasses.dataclass(frozen=True)
 class ServedRun:
-  """What serves a run, and what is known of it.
+  """A run with everything that is needed to serve it.
 
   Attributes:
     model, variables: the network and its variables.
-    task: what it was trained for.
-    data: what it knows of its data.
+    task: its task.
+    data: its record of the data set.
     errors: what is minimised, on the test split at this step, by width; empty
       if it was not scored then.
     source: run and step.
@@ -63,7 +63,7 @@ class ServedRun:
 
   @property
   def validation(self) -> dict[str, Any]:
-    """Where the errors come from, as in a manifest."""
+    """The origin of the errors, as in a manifest."""
     return {
       'data': self.data.name,
       'split': 'test',
@@ -73,14 +73,14 @@ class ServedRun:
 
   @property
   def outputs(self) -> str:
-    """'logits' where the task says that it predicts them; else ''."""
+    """'logits' if the task says that it predicts them; else ''."""
     return getattr(self.task, 'outputs', '')
 
 
 def read_run(
   workdir: epath.PathLike, *, best: bool = False, samples: bool = False
 ) -> ServedRun:
-  """Reads a run's checkpoint, and what it knows of its data.
+  """Reads a run's checkpoint and its record of the data set.
 
   The data set is not needed, except by runs of older code.
 
@@ -133,12 +133,12 @@ def run_network(
   max_programs: int = MAX_PROGRAMS,
   device: jax.Device | None = None,
 ) -> Network:
-  """Returns a run as a network, compiled from its model.
+  """Returns the network of a run, compiled from its model.
 
   Args:
     run: from `read_run`.
     widths: widths to load; default: all of the run.
-    backend: 'jax' alone; ONNX models are written by an export.
+    backend: only 'jax'; ONNX models are written by an export.
     prepare, batch_sizes, max_batch, max_programs, device: see
       `slimjax.runtime.load`.
 
@@ -172,7 +172,7 @@ def run_network(
 
 
 def _describe(run, model, programs, device) -> Manifest:
-  """Returns what a bundle of the run would say, but for files."""
+  """Returns the manifest that a bundle of the run would have, but for files."""
   data = run.data
   size = pair(data.image_size)
   return Manifest(

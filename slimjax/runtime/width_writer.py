@@ -1,4 +1,4 @@
-"""Writes what a bundle holds of one width: its programs, and its ONNX model."""
+"""Writes the files of one width of a bundle: programs and an ONNX model."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ from slimjax.widths import Width
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """How a network is written; see the arguments of `slimjax.runtime.export`.
+  """Options of a bundle; see the arguments of `slimjax.runtime.export`.
 
   Attributes:
-    onnx_metadata: entry of a width -> what its ONNX model says of itself.
+    onnx_metadata: entry of a width -> metadata of its ONNX model.
   """
 
   predict: Predict
@@ -47,13 +47,13 @@ def write_width(
   form: Form,
   error: float | None,
 ) -> WidthEntry:
-  """Writes the files of one width, and returns what the manifest says of it.
+  """Writes the files of one width, and returns its entry of the manifest.
 
   Args:
-    folder: of the bundle.
+    folder: folder of the bundle.
     model, variables: the whole network.
     width: one of the model's.
-    form: how it is written.
+    form: options of the bundle.
     error: what is minimised, on validation images; None if it is unknown.
   """
   programs = width_programs(model, variables, width, form.predict)
@@ -110,7 +110,7 @@ def _write_onnx(
 
 
 def image_shapes(dtype: str, form: Form) -> jax.ShapeDtypeStruct:
-  """Returns shape and type of a batch of images, `b` of them if any number."""
+  """Returns shape and type of a batch of images; its size may be symbolic."""
   height, width = form.image_size
   shape = f'{form.batch_size or "b"}, {height}, {width}, 3'
   return jax.ShapeDtypeStruct(

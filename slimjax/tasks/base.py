@@ -69,9 +69,9 @@ class Task(Protocol):
   of what is printed beside the table, text or rich's tables. `totals` are what
   `accumulate` returned, by width, thinnest first; only process 0 calls it.
 
-  A task may also have an attribute `outputs`: 'logits' if `predict` returns
-  logits of the classes, [b, classes], from which those who serve the network
-  say classes and probabilities. Of other tasks they return the arrays.
+  A task may also have an attribute `outputs`. It is 'logits' if `predict`
+  returns logits of the classes, [b, classes]; then predictions are classes with
+  their probabilities, otherwise the arrays as they are.
 
   Attributes:
     metrics: the scores that tables show; the first is the headline, by which
