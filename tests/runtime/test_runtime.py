@@ -492,6 +492,15 @@ def test_exports_that_can_not_be(model, variables, tmp_path, monkeypatch):
     export(class_names=('a', 'b', 'c'))
   with pytest.raises(ValueError, match='width 0.75 is not one of'):
     export(widths=(0.75,))
+  with pytest.raises(ValueError, match='default_width 0.5 is not one of those'):
+    export(widths=(0.25,), default_width=0.5)
+  with pytest.raises(
+    ValueError, match="must be 'logits' or empty, got 'boxes'"
+  ):
+    export(outputs='boxes')
+  pixels = lambda forward, batch: forward(batch['image'])[:, None]
+  with pytest.raises(ValueError, match=r'logits are a single array \[b, clas'):
+    export(outputs='logits', predict=pixels)
   (tmp_path / 'new').mkdir()
   with pytest.raises(FileExistsError, match='choose another folder'):
     export()
