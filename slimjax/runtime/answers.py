@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import json
 import os
@@ -99,16 +100,26 @@ def answer(
     by_width = {}
     if images:
       batch = np.stack([*images.values()])
-      by_width = {
-        width: predictor.predict(batch, width=width, top=top)
-        for width in widths
-      }
+      by_width = _predict(predictor, batch, widths, top)
     places = {path: place for place, path in enumerate(images)}
     for path in chosen:
       if path in problems:
         yield Answer(path, {}, problems[path])
       else:
         yield Answer(path, _of_one(by_width, places[path]))
+
+
+def _predict(
+  predictor: Predictor, images: np.ndarray, widths: Sequence[Width], top: int
+) -> dict[Width, Any]:
+  """Returns the predictions for images at each width."""
+
+  def predict(width):
+    return predictor.predict(images, width=width, top=top)
+
+  # In threads, for the first batch compiles a program at each width.
+  with ThreadPoolExecutor(min(len(widths), os.cpu_count() or 1)) as pool:
+    return dict(zip(widths, pool.map(predict, widths), strict=True))
 
 
 def _of_one(by_width: Mapping[Width, Any], place: int) -> dict[Width, Any]:
