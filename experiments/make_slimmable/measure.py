@@ -105,9 +105,6 @@ def main(arguments=None):
       lambda seed: short(seed, source=str(bases[seed]), sort='l1'),
     ),
     'from nothing': experiment.errors(f'{name}_short', short),
-    'from nothing, 4 x as long': experiment.errors(
-      f'{name}_slimmable', experiment.get
-    ),
   }
 
   title = f'{name} on few digits, from a network of one width'
@@ -121,7 +118,6 @@ def main(arguments=None):
     ('before', 'as they are, calibrated', 'sorted, calibrated', before),
     ('after', 'as they are', 'sorted', after),
     ('after', 'from nothing', 'sorted', after),
-    ('after', 'from nothing, 4 x as long', 'sorted', after),
   ):
     print(f'\n{when} fine-tuning')
     print(evidence.table(one, errors[one], other, errors[other]))
