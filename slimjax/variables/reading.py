@@ -12,6 +12,7 @@ import re
 from typing import Any
 from typing import BinaryIO
 import zipfile
+import zlib
 
 from etils import epath
 import jax.numpy as jnp
@@ -160,7 +161,7 @@ def _read_zip(file: BinaryIO, path: epath.Path, size: int) -> dict[str, Any]:
           member.filename.removesuffix('.npy'): _read_npy(archive, member, path)
           for member in members
         }
-  except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
     raise _damaged(path, size, error) from error
   if any(os.path.basename(name) == 'data.pkl' for name in names):
     file.seek(0)

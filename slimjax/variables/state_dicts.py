@@ -167,8 +167,8 @@ def _as_numpy(value: Any, where: str) -> np.ndarray:
   """The array of a tensor; half precision becomes float32."""
   if hasattr(value, 'detach'):  # a tensor of PyTorch, on any device
     value = value.detach().cpu()
-    if getattr(value, 'is_quantized', False):
-      raise ValueError(f'{where} is quantised; give the floating weights')
+    if value.is_quantized or str(value.layout) != 'torch.strided':
+      raise ValueError(f'{where} is quantised or sparse; give plain weights')
     if value.is_floating_point() and value.element_size() < 4:
       value = value.float()
     value = value.numpy()

@@ -12,12 +12,14 @@ tests/golden/run_0.1.tar.xz holds what slimjax 0.1 wrote on one CPU device:
 import shutil
 import tarfile
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from places import TESTS
 import pytest
+from safetensors.numpy import load_file
 
 import slimjax
 from slimjax import runtime
@@ -97,6 +99,30 @@ def test_a_run_loads(old):
   assert run.task == {'name': 'classification'}
   assert model.widths == (0.03, 0.06)
   assert set(variables) == {'params', 'norm', 'batch_stats'}
+
+
+def test_old_weights_are_a_beginning(old):
+  """A run's, and a bundle's, which holds one of the run's two widths."""
+  model = slimjax.create_model(
+    'mobilenet_v1', num_classes=5, widths=(0.02, 0.06)
+  )
+  reports = []
+  variables = slimjax.load_weights(model, old / 'run', report=reports.append)
+  _, _, before, _ = load_run(old / 'run')
+  kernel = lambda v: v['params']['unit13']['pointwise']['conv']['kernel']
+  np.testing.assert_array_equal(kernel(variables), kernel(before))
+  assert '(mobilenet_v1, step 9); new: the classifier, 10 -> 5' in str(*reports)
+  thin = model.clone(widths=(0.02, 0.03))
+  bundle = old / 'bundle'
+  variables = slimjax.load_weights(thin, bundle, report=reports.append)
+  assert reports[1].norms == {0.02: 0.03}
+  flat = load_file(bundle / 'weights.safetensors')
+  wide = kernel(traverse_util.unflatten_dict(flat, sep='/'))
+  rows, columns = kernel(variables).shape[2:]
+  assert (rows, columns) < wide.shape[2:]
+  np.testing.assert_array_equal(kernel(variables), wide[..., :rows, :columns])
+  with pytest.raises(ValueError, match='no width with the channels'):
+    slimjax.load_weights(model, bundle)
 
 
 def test_a_bundle_loads_and_verifies(old):

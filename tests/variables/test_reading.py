@@ -61,6 +61,12 @@ def test_tensors_of_pytorch_of_half_precision(tmp_path):
   assert state_dict(read_file(path), 'it').arrays['a'].dtype == np.float64
 
 
+def test_quantised_and_sparse_tensors_are_refused_by_name():
+  torch = pytest.importorskip('torch')
+  with pytest.raises(ValueError, match='it: a is quantised or sparse'):
+    state_dict({'a': torch.zeros(2).to_sparse()}, 'it')
+
+
 def test_bfloat16_of_numpy_is_refused_by_name(tmp_path):
   """Numpy writes it as two bytes of nothing."""
   np.savez(tmp_path / 'a.npz', kernel=WEIGHT.astype(jnp.bfloat16))
