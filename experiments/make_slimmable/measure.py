@@ -107,11 +107,12 @@ def main(arguments=None):
     'from nothing': experiment.errors(f'{name}_short', short),
   }
 
-  title = f'{name} on few digits, from a network of one width'
-  evidence.plot(
-    experiment.out / 'before.png', f'{title}: not trained on', before
-  )
-  evidence.plot(experiment.out / 'after.png', f'{title}: fine-tuned', after)
+  for file, when, errors in (
+    ('before.png', 'before', before),
+    ('after.png', 'after', after),
+  ):
+    title = f'{name} made slimmable, {when} fine-tuning'
+    evidence.plot(experiment.out / file, title, errors)
   comparisons = {}
   for when, one, other, errors in (
     ('before', 'as they are', 'sorted', before),

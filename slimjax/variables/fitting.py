@@ -222,6 +222,8 @@ def _part(
     elif SHARED in trees and not _has(trees[switch], path):
       place = (SHARED,)
     used.add((name, *place, *path))
+  if source.model.channels(width) == channels:
+    return small
   # Of a network that is no wider than this width: groups are cut inside.
   return take_width(narrow(source.model, width), small, width=channels)
 

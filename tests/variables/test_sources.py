@@ -85,8 +85,8 @@ def test_tables_of_names_and_shapes(name):
   shapes = shapes_of(net)
   counted = sum(x.size for n, x in shapes.items() if 'running' not in n)
   assert (len(shapes), counted) == (tensors, parameters)
-  if name in ('resnet101', 'resnet152'):  # as resnet50, and large
-    assert recognise({n: x.shape for n, x in shapes.items()}).layout == 'resnet'
+  assert recognise({n: x.shape for n, x in shapes.items()}).layout
+  if name != 'resnet50':  # others are loaded below
     return
   reports = []
   slimjax.load_weights(create(name), shapes, report=reports.append)
@@ -132,7 +132,7 @@ def test_an_ordinary_network_is_the_widest(x64, name, net, size):
     )
     for one, other in zip(thin, wide, strict=True):
       np.testing.assert_array_equal(one, other[: len(one)])
-  if name == 'mobilenet_v1':  # v2 has all that it has
+  if name != 'mobilenet_v2':  # it has all that the others have
     return
   ordered = slimjax.make_slimmable(model, weights)
   moved = [
@@ -169,9 +169,8 @@ def test_a_new_head_and_nothing_else_is_drawn():
     "took 135 of 137 tensors of the mapping (timm's mobilenetv1); new: the"
     ' classifier, 1000 -> 5 classes; norms of 0.25 from 1.0'
   )
-  fresh = slimjax.init(model, jax.random.key(3))['params']['classifier']
-  for leaf, array in variables['params']['classifier'].items():
-    np.testing.assert_allclose(array, fresh[leaf], rtol=1e-5)
+  drawn = [x for x in jax.tree.leaves(variables['params']) if x.any()]
+  assert [x.shape for x in drawn] == [(256, 5)]  # its bias begins with zeros
   del weights['blocks.2.1.conv_pw.weight']
   weights['blocks.3.0.bn1.weight'] = np.zeros(3)
   with pytest.raises(ValueError, match='but does not fit MobileNetV1') as error:
@@ -270,15 +269,16 @@ def test_variants_of_resnet50_are_told_by_their_shapes():
 # The authors' networks, and ours.
 
 
-@pytest.mark.parametrize('name', ['mobilenet_v2', 'shufflenet'])
-def test_some_widths_and_classes_of_an_authors_checkpoint(name):
+def test_a_width_and_other_classes_of_an_authors_checkpoint():
   """Also in groups, which are cut inside."""
+  name = 'shufflenet'
   weights = goldens.weights(name)
   published = goldens.widths(name)
   whole = load_torch(create(name, published), weights)
   model = create(name, published[1:2], classes=4)
   reports = []
   variables = slimjax.load_weights(model, weights, report=reports.append)
+  whole = jax.tree.map(np.asarray, whole)
   expected = slimjax.extract(
     create(name, published), whole, width=published[1]
   )[1]
