@@ -73,10 +73,10 @@ async def ask(reader, writer, picture):
 
 
 async def client(port, examples, random, begin_s, until_s, start, requests):
-  """Sends one request after another, from a time to a time."""
+  """Sends one request after another, from a time to a time, at least one."""
   await asyncio.sleep(max(0.0, start + begin_s - time.perf_counter()))
   reader, writer = await asyncio.open_connection('localhost', port)
-  while time.perf_counter() - start < until_s:
+  while True:
     picture, label = examples[random.integers(len(examples))]
     sent = time.perf_counter()
     answer = await ask(reader, writer, picture)
@@ -88,6 +88,8 @@ async def client(port, examples, random, begin_s, until_s, start, requests):
         correct=answer['classes'][0]['name'] == str(label),
       )
     )
+    if time.perf_counter() - start >= until_s:
+      break
   writer.close()
 
 
