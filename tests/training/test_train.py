@@ -110,7 +110,7 @@ def run(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Checkpoints, 'save', copying_save)
     compilations = Compilations(
-      patch, step=(TrainLog, 'add'), evaluation=(Evaluator, '__call__')
+      patch, step=(TrainLog, 'add'), evaluation=(Evaluator, 'totals')
     )
     table = train_and_evaluate(
       get_config(), workdir, on_metrics=seen.records.append
