@@ -191,6 +191,13 @@ def test_only_what_our_code_raises_is_a_users_error():
   assert not cli.is_user_error(caught(lambda: slimjax.nothing))
 
 
+def test_an_interruption_is_a_line(capsys):
+  with pytest.raises(SystemExit) as ended, cli._short_errors():
+    raise KeyboardInterrupt
+  assert ended.value.code == 130
+  assert capsys.readouterr().err == 'error: interrupted\n'
+
+
 def test_positional_arguments():
   for usage, right, wrong in (
     ('', (), 'a'),

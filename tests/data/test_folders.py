@@ -107,6 +107,37 @@ def test_a_million_photos_are_not_opened(folder, monkeypatch):
   assert opened == [str(unknown)]
 
 
+class _Cloud:
+  """A local folder under a name of cloud storage, which only lists."""
+
+  def __init__(self, path):
+    self._path = path
+
+  def __str__(self):
+    return f'gs://bucket{self._path}'
+
+  __fspath__ = __str__
+
+  def __truediv__(self, name):
+    return _Cloud(self._path / name)
+
+  def walk(self):
+    return os.walk(self._path)
+
+  def open(self, mode):
+    return self._path.open(mode)
+
+
+def test_cloud_storage_is_listed_alike(folder):
+  (folder / 'train' / 'ant' / '.hidden').mkdir()
+  (folder / 'train' / 'ant' / 'inner').mkdir()
+  shutil.copy(folder / 'train/ant/000.jpg', folder / 'train/ant/inner/x')
+  (folder / 'train' / 'bee' / 'notes.txt').write_text('words')
+  there = list_classes(_Cloud(folder / 'train'))
+  assert there == list_classes(folder / 'train')
+  assert b'ant/inner/x' in there.images['ant']
+
+
 def test_odd_entries_are_counted_and_never_crash(folder, caplog):
   place = folder / 'train' / 'ant'
   (place / 'gone.jpg').symlink_to(folder / 'nowhere.jpg')
