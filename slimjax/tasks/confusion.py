@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
+import warnings
 
 from etils import epath
 import numpy as np
@@ -173,7 +174,10 @@ def plot(
     axes.set_title(f'{label(width)}x, {error:.2f} % wrong', fontsize=9)
   figure.supxlabel('predicted', fontsize=9)
   figure.supylabel('true', fontsize=9)
-  plots.save(figure, path)
+  with warnings.catch_warnings():
+    # Of letters that the font has not, boxes are shown.
+    warnings.filterwarnings('ignore', message='Glyph')
+    plots.save(figure, path)
 
 
 def _draw(axes: Any, confusion: Confusion, names: Sequence[str]) -> None:
@@ -182,6 +186,7 @@ def _draw(axes: Any, confusion: Confusion, names: Sequence[str]) -> None:
   axes.imshow(shares, cmap='Blues', vmin=0.0, vmax=100.0)
   size = 8 if len(names) <= _NUMBERED else 5
   shown = [name if len(name) <= 16 else f'{name[:15]}…' for name in names]
+  shown = [name.replace('$', r'\$') for name in shown]  # begins no formula
   axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
   axes.set_yticks(range(len(names)), shown, fontsize=size)
   if len(names) > _NUMBERED:

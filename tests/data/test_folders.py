@@ -190,7 +190,11 @@ def test_classes_without_images_without_names_and_alone(folder):
     _open(folder)
   os.rmdir(os.fsencode(folder / 'train') + b'/caf\xe9')
   shutil.rmtree(folder / 'val' / 'bee')
-  assert _open(folder).notes == ('val: no images of bee',)
+  (folder / 'test').mkdir()
+  assert _open(folder).notes == (
+    'val: no images of bee',
+    f'not read: the folders test in {folder}',
+  )
   for name in ('bee', 'cat'):
     shutil.rmtree(folder / 'train' / name)
   with pytest.raises(ValueError, match='a single class, ant: there is nothing'):

@@ -223,7 +223,7 @@ def test_the_confusion_is_that_of_every_scored_image(tmp_path):
   expected = np.zeros((3, 3), int)
   for label, guess in zip(labels, logits.argmax(-1), strict=True):
     expected[label, guess] += 1
-  names = ['ant', 'bee [old]', 'cat']
+  names = ['ant 蚂蚁', 'bee [old]', r'cat $\frac{']
   (table,) = task.write_details({0.25: total}, _dataset(names), tmp_path)
   record = json.loads((tmp_path / 'confusion.json').read_text())
   assert record['class_names'] == names
