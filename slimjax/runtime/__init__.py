@@ -5,6 +5,7 @@ export(model, variables, 'BUNDLE', image_size=32)     a folder
 net = load('BUNDLE')                                  net(images, width=0.5)
 table = net.benchmark()                               on this device
 controller = Controller(table, budget_ms=5.0)         controller.pick()
+slimjax.load('BUNDLE').predict('three.png')           classes, also of a run
 ```
 
 Only `export` imports the source of models, when it is first used.

@@ -23,6 +23,7 @@ from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.onnx_metadata import onnx_metadata
 from slimjax.runtime.slices import describe_headline
 from slimjax.runtime.slices import describe_model
@@ -140,8 +141,7 @@ def export(
     outputs=outputs,
     decode=describe_decode(decode),
     preprocesses=preprocess is not None,
-    input_range=preprocess
-    and measure_range(preprocess, image_size, batch_size),
+    input_range=_range(preprocess, image_size, batch_size),
     source=dict(source or {}),
     onnx_input=onnx_input,
     **describe_headline(headline),
@@ -161,26 +161,18 @@ def export(
   shutil.rmtree(draft, ignore_errors=True)
   draft.mkdir(parents=True)
   try:
-    entries = [
-      write_width(
-        draft,
-        model,
-        variables,
-        width,
-        form=form,
-        error=None if errors is None else errors.get(width),
-      )
-      for width in chosen
-    ]
-    if preprocess is not None:
-      images = image_shapes('uint8', form)
-      write_program(draft / bundle.PREPROCESS, preprocess, form, images)
-    _save(draft / bundle.WEIGHTS, _tensors(variables, entries))
+    errors = errors or {}
+    manifest = _write(
+      draft,
+      model,
+      variables,
+      {w: errors.get(w) for w in chosen},
+      form,
+      manifest,
+    )
     expected = _expected(model, variables, predict, preprocess, sample, chosen)
     _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
-    manifest = dataclasses.replace(
-      manifest, widths=tuple(entries), files=bundle.describe_files(draft)
-    )
+    manifest = dataclasses.replace(manifest, files=bundle.describe_files(draft))
     bundle.write_manifest(draft, manifest)
     _verify(draft, manifest, formats, len(sample))
     draft.rename(out)
@@ -188,6 +180,26 @@ def export(
     shutil.rmtree(draft, ignore_errors=True)
     raise
   return manifest
+
+
+def _write(folder, model, variables, errors, form, manifest):
+  """Writes programs and weights; returns the manifest with its table."""
+  entries = [
+    write_width(folder, model, variables, width, form=form, error=error)
+    for width, error in errors.items()
+  ]
+  if form.preprocess is not None:
+    images = image_shapes('uint8', form)
+    path = folder / bundle.PREPROCESS
+    write_program(path, form.preprocess, form, images)
+  _save(folder / bundle.WEIGHTS, _tensors(variables, entries))
+  return dataclasses.replace(manifest, widths=tuple(entries))
+
+
+def _range(preprocess, image_size, batch_size):
+  if preprocess is None:
+    return None
+  return measure_range(preprocess, image_size, batch_size)
 
 
 def _default_width(chosen, wanted):
@@ -261,7 +273,9 @@ def _check_outputs(
       )
 
 
-def _tensors(variables, entries):
+def _tensors(
+  variables: Variables, entries: Sequence[WidthEntry]
+) -> dict[str, np.ndarray]:
   tensors: dict[str, Any] = {}
   for entry in entries:
     tensors.update(slices.width_tensors(variables, entry.switch))

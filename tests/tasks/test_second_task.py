@@ -133,6 +133,8 @@ def test_it_becomes_a_bundle(run, tmp_path):
     'ink': (2, 32, 32),
     'share': (2,),
   }
+  none = jax.tree.map(jnp.shape, predictor(test['image'][:0]))
+  assert none == {'ink': (0, 32, 32), 'share': (0,)}
   one = jax.tree.map(lambda array: array[0], said)
   (line,) = answers.json_lines(answers.Answer('x.png', {0.5: one}))
   assert json.loads(line)['outputs']['share'] == pytest.approx(said['share'][0])
