@@ -12,19 +12,21 @@ others.
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import functools
 from typing import Any
 
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from slimjax import naming
 from slimjax.models.net import SlimNet
 from slimjax.variables.comparing import difference
 from slimjax.variables.fitting import Source
+from slimjax.variables.format import apply
 from slimjax.variables.format import PARAMS
 from slimjax.variables.format import select
+from slimjax.variables.format import Variables
 from slimjax.variables.slicing import describe
 from slimjax.variables.slicing import narrow
 from slimjax.variables.slicing import Path
@@ -73,14 +75,20 @@ def sort_channels(
     for path, array in traverse_util.flatten_dict(tree).items()
   }
   ordered = permuted(whole, flat, orders(whole, flat, method))
-  _check_same(whole, flat, ordered)
-  switch = switch_name(width)
-  variables: dict[str, Any] = {
-    name: tree if name == PARAMS else {switch: tree}
-    for name, tree in traverse_util.unflatten_dict(ordered).items()
-  }
+  variables = _of_switch(ordered, width)
+  _check_same(whole, _of_switch(flat, width), variables)
   notes = (*source.notes, f'channels sorted by {method}')
   return Source(source.name, whole, variables, notes)
+
+
+def _of_switch(flat: Flat, width: Width) -> dict[str, Any]:
+  """The variables of a network of one width."""
+  tree = traverse_util.unflatten_dict(dict(flat))
+  switch = switch_name(width)
+  return {
+    name: of_name if name == PARAMS else {switch: of_name}
+    for name, of_name in tree.items()
+  }
 
 
 def widest(model: SlimNet) -> Width:
@@ -221,16 +229,16 @@ METHODS: Mapping[str, Callable] = {
 }
 
 
-def _check_same(model: SlimNet, before: Flat, after: Flat) -> None:
+def _check_same(model: SlimNet, before: Variables, after: Variables) -> None:
   """Raises ValueError if a network gives something else in another order."""
   random = np.random.default_rng(0)
   inputs = [
-    random.standard_normal((2, *like.shape[1:])).astype(like.dtype)
+    jnp.asarray(random.standard_normal((2, *like.shape[1:])), like.dtype)
     for like in model.example()
   ]
   one, other = (
-    _outputs(model, traverse_util.unflatten_dict(dict(flat)), *inputs)
-    for flat in (before, after)
+    apply(model, variables, *inputs, width=model.widths[0])
+    for variables in (before, after)
   )
   gap = difference(other, one)
   if gap > 1e-3:
@@ -239,8 +247,3 @@ def _check_same(model: SlimNet, before: Flat, after: Flat) -> None:
       f' channels (they change by {gap:.1e}), so that these cannot be sorted;'
       ' layers whose maps are summed need one group in layer_names'
     )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _outputs(model, variables, *inputs):
-  return model.apply(variables, *inputs, width=model.widths[0])
