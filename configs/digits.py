@@ -1,6 +1,6 @@
 """S-MobileNet v1 on handwritten digits: the whole system in minutes.
 
-Command: python -m slimjax.train --config=configs/digits.py --workdir=DIR
+Command: python -m slimjax.train --config=digits --workdir=DIR
 Source: the recipe is our own; the data come with scikit-learn.
 Expected top-1 error: 0.3 / 1.1 / 0.3 / 1.1 % at 1 / 0.75 / 0.5 / 0.25; over
 five seeds 0.8 / 0.6 / 0.8 / 1.3 %, with a deviation of 0.4.

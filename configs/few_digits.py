@@ -1,6 +1,6 @@
 """S-MobileNet v1 on a hundred handwritten digits: a small but hard task.
 
-Command: python -m slimjax.train --config=configs/few_digits.py --workdir=DIR
+Command: python -m slimjax.train --config=few_digits --workdir=DIR
 Source: the recipe is our own. The digits of configs/digits.py saturate; with a
 hundred to train and 1,697 to test, widths and methods differ. The experiments
 compare them here (experiments/evidence.py).

@@ -1,6 +1,6 @@
 """S-MobileNet v1 on ImageNet, four switches (paper, table 3).
 
-Command: python -m slimjax.train --config=configs/mobilenet_v1.py --workdir=DIR
+Command: python -m slimjax.train --config=mobilenet_v1 --workdir=DIR
 Source: Yu et al., ICLR 2019, table 3 and appendix A.
 Published top-1 error: 28.5 / 30.5 / 35.2 / 46.9 % at 1 / 0.75 / 0.5 / 0.25
 (trained one by one: 29.1 / 31.6 / 36.7 / 50.2 %).

@@ -1,7 +1,6 @@
 """S-MobileNet v1 on ImageNet, eight switches (paper, table 4).
 
-Command: python -m slimjax.train --config=configs/mobilenet_v1_8switches.py \
-  --workdir=DIR
+Command: python -m slimjax.train --config=mobilenet_v1_8switches --workdir=DIR
 Source: Yu et al., ICLR 2019, table 4 and appendix A.
 Published top-1 error: 47.6 / 41.1 / 36.6 / 33.8 / 31.4 / 30.2 / 29.2 / 28.4 %
 at 0.25 / 0.35 / 0.45 / 0.55 / 0.65 / 0.75 / 0.85 / 1.

@@ -1,6 +1,6 @@
 """S-MobileNet v2 on ImageNet, four switches (paper, table 3).
 
-Command: python -m slimjax.train --config=configs/mobilenet_v2.py --workdir=DIR
+Command: python -m slimjax.train --config=mobilenet_v2 --workdir=DIR
 Source: Yu et al., ICLR 2019, table 3 and appendix A. The last batch norm is
 private to each switch here. The published code shares it, as does
 --config.model.shared="('norm/last','batch_stats/last')".

@@ -1,6 +1,6 @@
 """S-ResNet-101 on ImageNet, four switches.
 
-Command: python -m slimjax.train --config=configs/resnet101.py --workdir=DIR
+Command: python -m slimjax.train --config=resnet101 --workdir=DIR
 Source: the recipe of S-ResNet-50 (Yu et al., ICLR 2019, appendix A) on the
 deeper network, which the authors' code defines too.
 Published top-1 error: none.

@@ -1,6 +1,6 @@
 """S-ResNet-50 on ImageNet, four switches (paper, table 3).
 
-Command: python -m slimjax.train --config=configs/resnet50.py --workdir=DIR
+Command: python -m slimjax.train --config=resnet50 --workdir=DIR
 Source: Yu et al., ICLR 2019, table 3 and appendix A.
 Published top-1 error: 24.0 / 25.1 / 27.9 / 35.0 % at 1 / 0.75 / 0.5 / 0.25
 (trained one by one: 23.9 / 25.3 / 28.0 / 36.2 %).

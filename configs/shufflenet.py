@@ -1,6 +1,6 @@
 """S-ShuffleNet on ImageNet, three switches (paper, table 3).
 
-Command: python -m slimjax.train --config=configs/shufflenet.py --workdir=DIR
+Command: python -m slimjax.train --config=shufflenet --workdir=DIR
 Source: Yu et al., ICLR 2019, table 3 and appendix A. Batch size and rate are
 the paper's; the authors' own configuration doubles both (1024 and 0.5).
 Published top-1 error: 28.7 / 34.5 / 42.7 % at 2 / 1 / 0.5

@@ -53,9 +53,7 @@ if __name__ == '__main__':
   _OUT = flags.DEFINE_string(
     'out', None, 'Folder of the bundle; it must not exist yet.', required=True
   )
-  _WIDTHS = flags.DEFINE_list(
-    'widths', [], 'Widths to write. Default: all of the run.'
-  )
+  _WIDTHS = flags.DEFINE_list('widths', [], 'Widths to write. Default: all.')
   _DEFAULT_WIDTH = flags.DEFINE_string(
     'default_width', None, 'Width where none is given. Default: the widest.'
   )

@@ -12,6 +12,7 @@ built at that width would have (`slimjax.variables.slicing`).
 from slimjax.nn.attention import SlimAttention
 from slimjax.nn.conv import conv_init
 from slimjax.nn.conv import ConvNorm
+from slimjax.nn.conv import Padding
 from slimjax.nn.conv import SlimConv
 from slimjax.nn.conv import SlimConvTranspose
 from slimjax.nn.dense import dense_init
@@ -23,12 +24,14 @@ from slimjax.nn.norm import MOMENTUM
 from slimjax.nn.norm import SlimGroupNorm
 from slimjax.nn.norm import SlimLayerNorm
 from slimjax.nn.norm import SwitchableBatchNorm
+from slimjax.nn.slicing import put_active
 from slimjax.nn.slicing import take_active
 
 __all__ = [
   'EPSILON',
   'MOMENTUM',
   'ConvNorm',
+  'Padding',
   'SlimAttention',
   'SlimConv',
   'SlimConvTranspose',
@@ -40,5 +43,6 @@ __all__ = [
   'SwitchableBatchNorm',
   'conv_init',
   'dense_init',
+  'put_active',
   'take_active',
 ]

@@ -35,6 +35,7 @@ ORDER = (
   'models.shufflenet',
   'models',
   'variables.slicing',
+  'variables.plain_norms',
   'variables.format',
   'variables.folding',
   'variables',

@@ -36,7 +36,7 @@ def create_model(
     num_classes: number of outputs of the classifier.
     widths: floats such as 0.25, or tuples of channels. Parameters have the
       size of the widest.
-    **options: the attributes of `SlimNet`: dtype, small_stem, remat, axis_name.
+    **options: attributes of `SlimNet`: dtype, small_stem, remat, axis_name.
 
   Raises:
     ValueError: unknown model or option, or widths that do not fit it.

@@ -43,20 +43,22 @@ class SlimNet(nn.Module):
   """A network that runs at several widths.
 
   Attributes:
-    num_classes: number of outputs of the classifier.
-    widths: the widths that it is made for, floats or tuples of channels.
-    dtype: dtype of the computation (jnp.float32 or jnp.bfloat16); parameters,
-      statistics and logits are float32.
+    num_classes: number of outputs of the classifier; default: 1000.
+    widths: the widths that it is made for, floats or tuples of channels;
+      default: (0.25, 0.5, 0.75, 1.0).
+    dtype: dtype of the computation (jnp.float32, the default, or
+      jnp.bfloat16); parameters, statistics and logits are float32.
     small_stem: whether the stem keeps the resolution where the published one
-      strides, for small images. The parameters are the same.
+      strides, for small images; default: no. The parameters are the same.
     remat: whether the backward pass recomputes the activations of a block
-      instead of keeping them.
-    axis_name: mesh axis over which batch norm is synchronised, or None.
+      instead of keeping them; default: no.
+    axis_name: mesh axis over which batch norm is synchronised; default: none.
     shared: paths of the variables that all widths share instead of having their
       own: ('norm', 'batch_stats') is plain batch normalisation, ('norm',)
       shares only scale and bias, ('norm/last', 'batch_stats/last') one layer.
+      Default: none.
     folded: whether the norms have been folded into the convolutions
-      (`slimjax.fold_batch_norm`); such a network has one width.
+      (`slimjax.fold_batch_norm`); such a network has one width. Default: no.
   """
 
   num_classes: int = 1000

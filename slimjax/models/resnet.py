@@ -55,7 +55,7 @@ class ResNet(SlimNet):
   shortcut (only the first block of a stage has one) and the three convolutions.
 
   Attributes:
-    depths: number of blocks of each stage.
+    depths: number of blocks of each stage; default: those of ResNet-50.
   """
 
   depths: tuple[int, ...] = DEPTHS[50]

@@ -25,8 +25,8 @@ class SlimAttention(nn.Module):
     features: output channels at full width.
     num_heads: heads at full width.
     head_dim: channels of a head, at every width.
-    use_bias: adds biases to all four projections.
-    dtype: of the computation; the parameters are float32.
+    use_bias: whether the four projections have biases; default: yes.
+    dtype: dtype of the computation; the parameters are float32, the default.
   """
 
   features: int

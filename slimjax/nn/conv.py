@@ -49,22 +49,21 @@ class SlimConv(nn.Module):
 
   Attributes:
     features: output channels at full width.
-    kernel_size: an int, or (height, width).
-    strides: an int, or (vertical, horizontal).
-    padding: None for PyTorch's usual `dilation * (kernel - 1) // 2` on every
-      side, an int for every side, or ((top, bottom), (left, right)).
-    dilation: an int, or (vertical, horizontal).
-    groups: `features` makes it depthwise: each active channel is its own
-      group. Otherwise a fixed number of groups, each of which is slimmed
-      inside.
+    kernel_size: an int, or (height, width); default: 3.
+    strides: an int, or (vertical, horizontal); default: 1.
+    padding: an int for every side, or ((top, bottom), (left, right)); default:
+      PyTorch's usual `dilation * (kernel - 1) // 2` on every side.
+    dilation: an int, or (vertical, horizontal); default: 1.
+    groups: a fixed number of groups, each of which is slimmed inside; default:
+      1. `features` makes it depthwise: each active channel is its own group.
     out_groups: the output's channels are this many blocks, each slimmed
       inside; by default `groups`, and 1 for a depthwise convolution. (A dense
       convolution that feeds a grouped one says how many blocks that one sees.)
     in_features: input channels at full width, a tuple for several parts. Needed
       only where the first call is thinner than a later one, or where several
       parts meet a kernel that is wider than they are.
-    use_bias: adds a bias.
-    dtype: of the computation; the parameters are float32.
+    use_bias: whether a bias is added; default: no.
+    dtype: dtype of the computation; the parameters are float32, the default.
   """
 
   features: int
@@ -82,12 +81,12 @@ class SlimConv(nn.Module):
 
   @property
   def depthwise(self) -> bool:
-    """Whether each channel is its own group."""
+    """Returns whether each channel is its own group."""
     return self.groups > 1 and self.groups == self.features
 
   @property
   def out_blocks(self) -> int:
-    """The blocks the output's channels are slimmed in."""
+    """Returns the number of blocks in which output channels are slimmed."""
     return self.out_groups or (1 if self.depthwise else self.groups)
 
   @nn.compact
@@ -99,9 +98,9 @@ class SlimConv(nn.Module):
     """Convolves `inputs` [b, h, w, c] into [b, h', w', features].
 
     Args:
-      inputs: images or maps; their channels are the active input channels. Of
-        several maps, joined along their channels, each meets the kernel rows
-        it meets at full width.
+      inputs: images or maps; their channels are the active input channels. If
+        several maps are joined along their channels, each meets the kernel
+        rows it meets at full width.
       features: active output channels; by default all of them (a depthwise
         convolution keeps the channels that come in).
     """
@@ -203,11 +202,11 @@ class SlimConvTranspose(nn.Module):
 
   Attributes:
     features: output channels at full width.
-    kernel_size: an int, or (height, width).
-    strides: an int, or (vertical, horizontal).
-    padding: pixels cut off every side of the result.
-    use_bias: adds a bias.
-    dtype: of the computation; the parameters are float32.
+    kernel_size: an int, or (height, width); default: 2.
+    strides: an int, or (vertical, horizontal); default: 2.
+    padding: pixels cut off every side of the result; default: 0.
+    use_bias: whether a bias is added; default: yes.
+    dtype: dtype of the computation; the parameters are float32, the default.
   """
 
   features: int
@@ -259,7 +258,7 @@ class SlimConvTranspose(nn.Module):
 
 
 def _unfold(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Transposed convolution whose patches do not overlap: one product."""
+  """Convolves, transposed, where patches do not overlap: by one product."""
   b, h, w, c = inputs.shape
   kh, kw, _, out = kernel.shape
   # [b, h, w, c] x [kh, kw, c, out] -> [b, h, kh, w, kw, out]
@@ -280,10 +279,11 @@ class ConvNorm(nn.Module):
   Attributes:
     features, kernel_size, strides, groups, out_groups, in_features: see
       `SlimConv`.
-    activation: applied last; None for none.
-    folded: the norm has been folded into the convolution, which has a bias.
+    activation: function applied last; default: none.
+    folded: whether the norm has been folded into the convolution, which then
+      has a bias; default: no.
     axis_name: see `SwitchableBatchNorm`.
-    dtype: of the computation.
+    dtype: dtype of the computation; the parameters are float32, the default.
   """
 
   features: int

@@ -22,8 +22,8 @@ class SlimDense(nn.Module):
   Attributes:
     features: outputs at full width; a classifier's are always all active.
     in_features: see `SlimConv`.
-    use_bias: adds a bias.
-    dtype: of the computation; the parameters are float32.
+    use_bias: whether a bias is added; default: yes.
+    dtype: dtype of the computation; the parameters are float32, the default.
   """
 
   features: int
@@ -70,9 +70,9 @@ class SlimEmbed(nn.Module):
   """A table of vectors whose leading channels are active.
 
   Attributes:
-    num_embeddings: rows of the table.
+    num_embeddings: number of rows of the table.
     features: channels at full width.
-    dtype: of the result.
+    dtype: dtype of the result; default: float32.
   """
 
   num_embeddings: int
@@ -87,7 +87,7 @@ class SlimEmbed(nn.Module):
     """Looks up `indices`, int [...], each in [0, num_embeddings).
 
     Args:
-      indices: which rows.
+      indices: numbers of the rows.
       features: active channels; by default all of them.
 
     Returns:
@@ -109,9 +109,9 @@ class SlimParameter(nn.Module):
   """A free parameter whose last axis is channels: layer scale, class token.
 
   Attributes:
-    shape: at full width, channels last.
-    value_init: draws the initial value.
-    dtype: of the result.
+    shape: shape at full width, channels last.
+    value_init: initialiser of the value; default: zeros.
+    dtype: dtype of the result; default: float32.
   """
 
   shape: tuple[int, ...]

@@ -34,7 +34,7 @@ def statistics_dtype(dtype: Any) -> Any:
 
 
 def _row(vector: jax.Array, ndim: int) -> jax.Array:
-  """[c] -> [1, ..., 1, c]"""
+  """Reshapes [c] -> [1, ..., 1, c]."""
   return vector.reshape((1,) * (ndim - 1) + (-1,))
 
 
@@ -69,14 +69,14 @@ class SwitchableBatchNorm(_Norm):
   batch, with the unbiased variance, n / (n - 1).
 
   Attributes:
-    momentum: of the running statistics, in PyTorch's sense.
-    epsilon: added to the variance.
-    groups: the channels are this many blocks, each slimmed inside.
-    axis_name: a mesh axis over which the batch statistics are averaged
-      (synchronised batch normalisation); None keeps them per device.
+    momentum: share of the batch in the running statistics; default: 0.1.
+    epsilon: number added to the variance; default: 1e-5.
+    groups: number of blocks of channels, each slimmed inside; default: 1.
+    axis_name: mesh axis over which the batch statistics are averaged
+      (synchronised batch normalisation); by default they are per device.
     folds_into: name of the convolution beside it that it follows directly, into
-      which `slimjax.fold_batch_norm` folds it; None if it does not fold.
-    dtype: of the result.
+      which `slimjax.fold_batch_norm` folds it; by default it does not fold.
+    dtype: dtype of the result; default: float32.
   """
 
   momentum: float = MOMENTUM
@@ -92,8 +92,8 @@ class SwitchableBatchNorm(_Norm):
 
     Args:
       inputs: maps or vectors of the active channels.
-      train: with the batch's statistics, which move the running ones (the
-        collection `batch_stats` must be mutable); else with the running ones.
+      train: whether to use the batch's statistics, which move the running ones
+        (the collection `batch_stats` must be mutable), or the running ones.
     """
     channels = inputs.shape[-1]
     fold = self.folds_into and Fold(self.folds_into, self.epsilon)
@@ -131,7 +131,7 @@ class SwitchableBatchNorm(_Norm):
 
 
 def _standardise(inputs, axes, epsilon):
-  """(x - mean) / sqrt(var + epsilon), the biased variance in a second pass."""
+  """Returns (x - mean) / sqrt(var + epsilon), with the biased variance."""
   mean = jnp.mean(inputs, axis=axes, keepdims=True)
   centred = inputs - mean
   var = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
@@ -142,8 +142,8 @@ class SlimLayerNorm(_Norm):
   """Layer normalisation over the active channels of each position.
 
   Attributes:
-    epsilon: added to the biased variance.
-    dtype: of the result.
+    epsilon: number added to the biased variance; default: 1e-6.
+    dtype: dtype of the result; default: float32.
   """
 
   epsilon: float = 1e-6
@@ -166,8 +166,8 @@ class SlimGroupNorm(_Norm):
     num_groups: groups at every width, thinner at thinner widths; or None.
     group_size: channels of a group at every width, so that thinner widths have
       fewer groups; or None. Exactly one of the two is given.
-    epsilon: added to the biased variance.
-    dtype: of the result.
+    epsilon: number added to the biased variance; default: 1e-5.
+    dtype: dtype of the result; default: float32.
   """
 
   num_groups: int | None = None

@@ -28,7 +28,7 @@ class Fold:
 
   Attributes:
     conv: name of the convolution, beside the norm.
-    epsilon: of the norm.
+    epsilon: number that the norm adds to the variance.
   """
 
   conv: str
@@ -40,9 +40,9 @@ class Declared(struct.PyTreeNode, nn.meta.AxisMetadata):
 
   Attributes:
     value: the array, or its shape.
-    segments: the segments of every axis; None where every axis has one.
-    fold: set on the scale of a norm that folds into a convolution.
-    computed: the type the layer computes with; None if it does not say.
+    segments: the segments of every axis; default: one each.
+    fold: how the norm whose scale it is folds; default: not at all.
+    computed: the type the layer computes with; by default it does not say.
   """
 
   value: Any
@@ -76,7 +76,7 @@ def declare(
 
   Args:
     init: the plain initialiser.
-    segments: of every axis; an axis of one segment needs none.
+    segments: segments of every axis; default: one each.
     fold: see `Fold`.
     computed: see `Declared`.
   """
@@ -105,10 +105,10 @@ def slim_param(
 
   Args:
     module: the layer, inside its compact method.
-    name: of the parameter.
-    init: draws the initial value.
-    shape: of the initial value.
-    segments: of every axis, where one has several.
+    name: name of the parameter.
+    init: initialiser of the value.
+    shape: shape of the initial value.
+    segments: segments of every axis; default: one each.
   """
   if module.has_variable('params', name):
     return nn.meta.unbox(module.get_variable('params', name))
@@ -130,9 +130,9 @@ def take(
 
   Args:
     array: has `sum(full)` channels along `axis`; one of numpy stays one.
-    axis: from 0, or negative.
+    axis: number of the axis, from 0, or negative.
     full: segments of the array.
-    used: channels to take of each.
+    used: channels to take of each segment.
   """
   if full == used:
     return array
@@ -193,7 +193,7 @@ def check_count(
     what: 'input', 'output' or the like.
     count: active channels.
     full: channels of the parameter.
-    blocks: groups that both must divide into.
+    blocks: groups that both must divide into; default: 1.
   """
   if not 0 < count <= full:
     raise ValueError(
@@ -252,8 +252,8 @@ def take_inputs(
 
   Args:
     module: the layer, for messages.
-    kernel: as wide as the input, or wider.
-    axis: of the input channels.
+    kernel: array as wide as the input, or wider.
+    axis: number of the axis of input channels.
     full: segments at full width, as `join_parts` returns them.
     used: active segments.
 

@@ -20,8 +20,8 @@ from slimjax.variables.comparing import FOLDS
 from slimjax.variables.folding import batch_norms
 from slimjax.variables.format import init
 from slimjax.variables.format import PARAMS
-from slimjax.variables.format import plain_norms
 from slimjax.variables.format import resized
+from slimjax.variables.plain_norms import plain_norms
 from slimjax.variables.slicing import cuts
 from slimjax.variables.slicing import describe
 from slimjax.variables.slicing import Path
@@ -39,10 +39,11 @@ def check_model(
   lists is sliced. A mistake that hides others is returned alone.
 
   Args:
-    model: of any dtype and axis_name, neither of which is used.
-    image_size: pixels, or (height, width); by default that of
+    model: the network; its dtype and axis_name are not used.
+    image_size: pixels, or (height, width); default: that of
       `model.example()`.
-    tolerance: of a difference, relative to the largest number of an array.
+    tolerance: largest difference that is no mistake, relative to the largest
+      number of an array; default: 1e-3.
   """
   model = model.clone(dtype=jnp.float32, axis_name=None)
   inputs = model.example()

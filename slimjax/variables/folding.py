@@ -26,7 +26,7 @@ def fold_batch_norm(
   which depend on their input, stay as they are.
 
   Args:
-    model: of one width, from `extract`.
+    model: a network of one width, from `extract`.
     variables: its variables; not changed.
 
   Returns:
@@ -79,7 +79,7 @@ def batch_norms(model: SlimNet) -> tuple[dict[Path, Fold], list[str]]:
   """Returns the batch norms of a network that fold, and paths of the rest.
 
   Args:
-    model: of any number of widths.
+    model: a network of any number of widths.
   """
   folds, others = {}, []
   described = describe(model, model.full_channels)
@@ -96,7 +96,7 @@ def batch_norms(model: SlimNet) -> tuple[dict[Path, Fold], list[str]]:
 
 
 def foldable(model: SlimNet) -> bool:
-  """Whether `fold_batch_norm` takes an extracted width of this network."""
+  """Returns whether `fold_batch_norm` takes an extracted width of a network."""
   if model.folded:
     return False
   folds, others = batch_norms(model)

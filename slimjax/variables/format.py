@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
+from slimjax.variables.plain_norms import plain_norms
 from slimjax.variables.slicing import cuts
 from slimjax.variables.slicing import describe
-from slimjax.variables.slicing import key_shape
 from slimjax.variables.slicing import narrow
 from slimjax.variables.slicing import take_width
 from slimjax.widths import switch_name
@@ -58,10 +58,10 @@ def init(
   the other collections begin with (scale 1, bias 0, mean 0, variance 1).
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
     key: a key of `jax.random`.
-    image_size: pixels, or (height, width), of the images it is for: those that
-      are too small are refused. By default that of `model.example()`.
+    image_size: pixels, or (height, width), of the images it is for: a size that
+      is too small is refused. Default: that of `model.example()`.
 
   Raises:
     ValueError: the images are too small for the network, a width cannot be
@@ -90,7 +90,7 @@ def variable_shapes(model: SlimNet) -> dict[str, Any]:
 
 
 def _of_all_widths(model: SlimNet, full: Variables) -> dict[str, Any]:
-  """The variables of all widths, from those of the whole network."""
+  """Returns the variables of all widths, from those of the whole network."""
   variables: dict[str, Any] = {
     name: {} if name != PARAMS else tree for name, tree in full.items()
   }
@@ -109,7 +109,7 @@ def _of_all_widths(model: SlimNet, full: Variables) -> dict[str, Any]:
 
 
 def resized(example, size: tuple[int, int]):
-  """An example of images [b, h, w, c] in another size; others as they are."""
+  """Returns an example of images [b, h, w, c] in another size; others as is."""
   if len(example.shape) != 4:
     return example
   b, _, _, c = example.shape
@@ -117,7 +117,7 @@ def resized(example, size: tuple[int, int]):
 
 
 def _draw(model, inputs, key):
-  """Variables at full width."""
+  """Returns variables at full width."""
   if isinstance(key, jax.core.Tracer):
     return _initialiser(model, inputs)(key)
   like = jax.ShapeDtypeStruct(key.shape, key.dtype)
@@ -143,37 +143,6 @@ def _initialiser(model, inputs):
   return jax.jit(initialise)
 
 
-@functools.lru_cache(maxsize=16)
-def plain_norms(model: SlimNet) -> list[str]:
-  """Returns a line for each norm of Flax, whose parameters all widths share."""
-  found: dict[str, str] = {}
-
-  def record(call, args, kwargs, context):
-    module = context.module
-    kind = type(module).__name__
-    if context.method_name == '__call__' and kind in _MENDS:
-      found['/'.join(module.path)] = kind
-    return call(*args, **kwargs)
-
-  def initialise(key, *inputs):
-    return model.init(key, *inputs, width=model.full_channels)
-
-  with nn.intercept_methods(record):
-    jax.eval_shape(initialise, key_shape(), *model.example())
-  return [
-    f'{path} is {kind} of Flax, so all widths share its scale and bias; use'
-    f' slimjax.layers.{_MENDS[kind]}, which gives each width its own'
-    for path, kind in found.items()
-  ]
-
-
-_MENDS = {
-  'BatchNorm': 'SwitchableBatchNorm',
-  'LayerNorm': 'SlimLayerNorm',
-  'GroupNorm': 'SlimGroupNorm',
-}
-
-
 def _check_shared(model: SlimNet, variables: Variables) -> None:
   collections = private_collections(variables)
   for path in model.shared:
@@ -196,9 +165,9 @@ def split_shared(
   """Splits a switch's whole tree into what is private to it and what is shared.
 
   Args:
-    model: says what is shared.
+    model: the network, which says what is shared.
     collection: `norm`, `batch_stats`, or another one with a tree per switch.
-    tree: of one switch, as `select` gives it.
+    tree: the tree of one switch, as `select` gives it.
   """
   parts: tuple[dict, dict] = ({}, {})
   for path, leaf in traverse_util.flatten_dict(tree).items():
@@ -210,7 +179,7 @@ def split_shared(
 
 
 def join_shared(private: Variables, shared: Variables) -> dict[str, Any]:
-  """Inverts `split_shared`; what a switch has of its own comes first."""
+  """Joins what `split_shared` split; what a switch has itself comes first."""
   return traverse_util.unflatten_dict(
     {
       **traverse_util.flatten_dict(shared),
@@ -261,13 +230,14 @@ def apply(
   first: slices taken inside a compiled function cost time at every call.
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
-    variables: from `init`, `load_torch`, a checkpoint, or `extract`.
-    *inputs: of the network; of a classifier images [b, h, w, 3], preprocessed.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
+    variables: those of `init`, `load_torch`, a checkpoint, or `extract`.
+    *inputs: the network's inputs; a classifier takes images [b, h, w, 3],
+      preprocessed.
     width: one of the model's widths, or one whose trees have been added.
 
   Returns:
-    The network's outputs; of a classifier logits [b, num_classes], float32.
+    The network's outputs; a classifier's are logits [b, num_classes], float32.
 
   Raises:
     ValueError: the width has no trees, or the inputs are not as they should be.
@@ -281,7 +251,7 @@ def apply(
 def _narrowed(
   model: SlimNet, variables: Variables, width: Width
 ) -> tuple[SlimNet, dict[str, Any]]:
-  """The network of one width, and what its module is applied to."""
+  """Returns the network of one width, and what its module is applied to."""
   model.channels(width)
   switch = switch_name(width)
   small = narrow(model, width)
@@ -290,7 +260,7 @@ def _narrowed(
   )
 
 
-# One trace a width, whichever number of Python or numpy names it.
+# It is traced once per width, whichever number of Python or numpy names it.
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(small, weights, *inputs):
   return small.apply(weights, *inputs, width=small.widths[0])
@@ -330,7 +300,7 @@ def extract(
   """Returns the stand-alone network of one switch, and the weights it uses.
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
     variables: its variables; not changed.
     width: a width that has trees in `variables`.
 

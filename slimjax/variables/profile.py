@@ -48,9 +48,9 @@ def profile_model(
   """Counts by shape evaluation; nothing is computed or allocated.
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
     width: any width that fits into its parameters.
-    image_size: pixels, or (height, width); by default that of
+    image_size: pixels, or (height, width); default: that of
       `model.example()`.
   """
   width = canonical(width)
@@ -84,8 +84,8 @@ def _size(tree: Any) -> int:
 def count_macs(jaxpr: core.Jaxpr) -> int:
   """Returns the multiply-accumulates of a traced program's products.
 
-  Of formulations by platform those count that are no platform's own: the
-  definitions. Loops count each turn, other branches the dearest.
+  Where platforms have formulations of their own, the definition counts. Loops
+  count each turn, other branches the dearest.
   """
   total = 0
   equations: list[Any] = list(jaxpr.eqns)
@@ -137,7 +137,7 @@ class ModelCost:
   """What a model of `MODELS` costs on ImageNet.
 
   Attributes:
-    name: for `slimjax.create_model`.
+    name: name that `slimjax.create_model` takes.
     parameters: trained parameters, all widths together.
     macs: {width: multiply-accumulates of an image}, thinnest first.
   """

@@ -39,9 +39,9 @@ class Leaf:
   """A variable of a network at one width.
 
   Attributes:
-    shape: of the array.
-    dtype: of the array.
-    segments: of every axis.
+    shape: shape of the array.
+    dtype: dtype of the array.
+    segments: segments of every axis.
     fold: how the norm it belongs to folds; None if it does not.
     computed: the type its layer computes with; None if it does not say.
   """
@@ -57,8 +57,8 @@ def describe(model: SlimNet, width: Width) -> Mapping[Path, Leaf]:
   """Returns the variables of `model` applied at `width`, by (collection, path).
 
   Args:
-    model: with parameters of its full size.
-    width: at which it runs.
+    model: a network with parameters of its full size.
+    width: width at which it runs.
 
   Raises:
     ValueError: the network cannot be built at this width.
@@ -116,22 +116,22 @@ class Cut:
 
   @property
   def whole_shape(self) -> tuple[int, ...]:
-    """The shape of the whole array."""
+    """Returns the shape of the whole array."""
     return tuple(map(sum, self.full))
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """The shape of the part."""
+    """Returns the shape of the part."""
     return tuple(map(sum, self.used))
 
   @property
   def is_whole(self) -> bool:
-    """Whether the part is the whole array."""
+    """Returns whether the part is the whole array."""
     return self.full == self.used
 
   @property
   def stacked(self) -> 'Cut':
-    """The same of arrays with one more axis in front, of length 1."""
+    """Returns the cut of arrays with one more axis in front, of length 1."""
     return Cut(((1,), *self.full), ((1,), *self.used))
 
   def take(self, array: jax.Array) -> jax.Array:
@@ -159,7 +159,7 @@ class Cut:
     return array
 
   def _blocks(self):
-    """(start in the whole, start in the part, size) of every axis, by block."""
+    """Returns (start in whole, in part, size) of every axis, block by block."""
     axes = []
     for full, used in zip(self.full, self.used, strict=True):
       if full == used:
@@ -175,7 +175,7 @@ def cuts(model: SlimNet, width: Width) -> Mapping[Path, Cut]:
   """Returns the part of each variable that `width` uses, by (collection, path).
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
     width: any width that fits into its parameters.
 
   Raises:
@@ -224,7 +224,7 @@ def take_width(
   Args:
     model: the slimmable network.
     selected: {collection: tree} of one switch, of full size or of its own.
-    width: of the switch.
+    width: width of the switch.
 
   Raises:
     ValueError: a variable is missing or has neither size.
@@ -265,6 +265,6 @@ def _take(cut: Cut, array: Any, path: Path, width: Width) -> Any:
 def _nested(
   flat: Mapping[Path, Any], like: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """A tree of the flat leaves; collections without leaves stay, empty."""
+  """Returns a tree of flat leaves; collections without leaves stay, empty."""
   tree = traverse_util.unflatten_dict(dict(flat))
   return {name: tree.get(name, {}) for name in like}

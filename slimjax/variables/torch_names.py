@@ -104,9 +104,9 @@ def from_ordinary(
 
   Args:
     model: the same architecture with one width, and the same classes.
-    layout: the names; of the model's family.
-    arrays: by these names.
-    where: what they are, for errors.
+    layout: the names in the model's family.
+    arrays: arrays by these names.
+    where: description of the arrays, for errors.
 
   Raises:
     ValueError: tensors are missing, extra or misshaped.
@@ -198,7 +198,8 @@ def _entries(
   Args:
     model: the network.
     layout: the names.
-    plain: whether the network has one width and its norms no switches.
+    plain: whether the network has one width and its norms no switches;
+      default: no.
   """
   flat = traverse_util.flatten_dict(variable_shapes(model))
   switches = [model.switch(width) for width in model.ordered_widths]
