@@ -43,6 +43,10 @@ def load_weights(
   leading entries, whose statistics do not fit it until it is trained or
   calibrated. `report` tells of both.
 
+  Images must be normalised as they were for the source: by mean (0.485, 0.456,
+  0.406) and deviation (0.229, 0.224, 0.225) for torchvision and most of timm,
+  as the data sets here are; by 0.5 and 0.5 for some weights of mobilenetv1_100.
+
   Args:
     model: from `slimjax.create_model`, or a `SlimNet` of your own.
     source: the folder of a run (its latest checkpoint) or of a bundle; a file

@@ -148,6 +148,23 @@ def test_other_widths_and_classes(first, tmp_path, capsys):
     slimjax.load_weights(wide, first)
 
 
+def test_the_channels_of_a_source_are_sorted(first):
+  """As make_slimmable does; norms that do not fit should not be frozen."""
+  config = get_config(
+    init__source=str(first),
+    init__sort='l1',
+    init__freeze='norm/w020',
+    model__widths=(0.2, 0.25),
+  )
+  built = setup.set_up(configuration.parse(config), None)
+  lines = []
+  state = setup.new_state(built, None, lines.append)
+  expected = slimjax.make_slimmable(built.model, first)
+  jax.tree.map(np.testing.assert_array_equal, state.variables, expected)
+  assert 'norms of 0.2 from 0.25; channels sorted by l1' in lines[0]
+  assert lines[1].startswith('the frozen norms of 0.2 are of a wider width')
+
+
 def test_the_refusal_names_the_way_to_train_on(first):
   with pytest.raises(ValueError, match='another configuration') as error:
     train_and_evaluate(get_config(epochs=3), first)
