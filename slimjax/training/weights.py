@@ -45,7 +45,7 @@ def load_weights(
 
   Images must be normalised as they were for the source: by mean (0.485, 0.456,
   0.406) and deviation (0.229, 0.224, 0.225) for torchvision and most of timm,
-  as the data sets here are; by 0.5 and 0.5 for some weights of mobilenetv1_100.
+  as photos are here; by 0.5 and 0.5 for some weights of mobilenetv1_100.
 
   Args:
     model: from `slimjax.create_model`, or a `SlimNet` of your own.
