@@ -63,7 +63,7 @@ class Run:
     data: arguments of `slimjax.data.create_dataset`.
     optimizer: arguments of `slimjax.training.optim.sgd`.
     schedule: arguments of `slimjax.training.optim.create_schedule`.
-    loss: label_smoothing and inplace_distillation.
+    loss: further arguments of the task, those of its loss.
     task, plan: names and arguments of the task and of the width plan.
     init: arguments of `slimjax.training.initial.create_init`: the weights that
       the run begins with, and what of them is trained.

@@ -18,8 +18,8 @@ def expand(path: epath.PathLike, what: str = 'the path') -> epath.Path:
   Every path that a program or a public function is given goes through here.
 
   Args:
-    path: local, or wherever epath reaches.
-    what: what the path is, for errors, such as 'workdir'.
+    path: a path, local or wherever epath reaches.
+    what: name of the path in errors, such as 'workdir'; default: 'the path'.
 
   Raises:
     ValueError: it is empty.
@@ -35,7 +35,7 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
   Args:
     path: the file; it is replaced if it exists. Its folder must exist. No two
       processes may write it at the same time: they would share the draft.
-    data: the content.
+    data: content to write.
 
   Raises:
     OSError: it could not be written. The file is as it was, and no draft stays.
@@ -62,8 +62,8 @@ def write_json(
 
   Args:
     path: see `write_bytes`.
-    value: what `json.dumps` takes.
-    indent: spaces of each level; None writes one line.
+    value: any value that `json.dumps` takes.
+    indent: spaces of each level, or None for one line; default: 2.
 
   Raises:
     TypeError: the value is nothing JSON has; nothing is written.

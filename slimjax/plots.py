@@ -18,7 +18,7 @@ def figure(size: tuple[float, float], dpi: int = 150) -> 'Figure':
 
   Args:
     size: width and height in inches.
-    dpi: pixels per inch.
+    dpi: pixels per inch; default: 150.
   """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure

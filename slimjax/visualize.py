@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Directory of the training run.', required=True
+    'workdir', None, 'Folder of the training run.', required=True
   )
   _OUT = flags.DEFINE_string(
     'out', None, 'Folder to write to. Default: WORKDIR/features.'

@@ -38,10 +38,10 @@ class Entry:
 
   Attributes:
     config: configuration of the first run, as JSON has it.
-    workdirs: directories of the runs.
+    workdirs: folders of the runs.
     seeds: one per run, in the same order.
     headline: name of the task's first metric, which is compared.
-    unit: of the headline.
+    unit: unit of the headline.
     examples: number of examples scored at each width.
     errors: {width: the headline of each run}, thinnest width first.
     macs: {width: multiply-accumulates of one example}.
@@ -64,7 +64,7 @@ class Line:
   Attributes:
     width: a float, or the channels of every layer.
     error: the headline, mean over the runs.
-    deviation: its standard deviation; None for a single run.
+    deviation: standard deviation of the error; None for a single run.
     published_error: the published headline.
     difference: error - published_error; None if they cannot be compared.
     macs: multiply-accumulates of one example.
@@ -110,7 +110,7 @@ class Comparison:
 
   @property
   def wrong_counts(self) -> list[str]:
-    """What differs from the published network in size, in words."""
+    """Returns what differs from the published network in size, in words."""
     wrong = [
       f'width {label(line.width)}'
       for line in self.lines
@@ -131,7 +131,7 @@ def read(workdir: epath.PathLike) -> Entry:
   """Reads a finished run.
 
   Args:
-    workdir: directory of the training run.
+    workdir: folder of the run.
 
   Raises:
     FileNotFoundError: there is no run, or it is not finished.
@@ -269,8 +269,8 @@ def show(comparison: Comparison, console: rich.console.Console) -> None:
   """Prints what a run is, whether it can be compared, and a line per width.
 
   Args:
-    comparison: from `compare`.
-    console: where it is printed.
+    comparison: what `compare` returns.
+    console: console to print to.
   """
   entry, row = comparison.entry, comparison.row
   config = entry.config

@@ -59,8 +59,8 @@ def visualize_run(
   """Writes the pictures of a run, and prints which layers they show.
 
   Args:
-    workdir: directory of the training run.
-    out: folder to write to; default: WORKDIR/features. It is created.
+    workdir: folder of the run.
+    out: folder to write to, which is created; default: WORKDIR/features.
     layer: layer whose activations are shown; default: one at a quarter of the
       depth.
     channel: channel whose activations are shown, counted among those that all

@@ -46,14 +46,14 @@ def evaluate(
   """Prints and returns the scores of a run or a published network.
 
   Args:
-    workdir: of the run; or None.
-    config: of a published network; or None.
-    checkpoint: latest or best of a run; or the file of the network.
-    widths: numbers, channels or printed names; by default all.
-    batch_size: images in a batch; by default the run's.
-    split: of the data set.
-    data_dir: where the data lie now; by default where the configuration says.
-      There may be other examples of the same classes.
+    workdir: folder of the run; None for a published network.
+    config: configuration of a published network; None for a run.
+    checkpoint: latest (the default) or best of a run; or the network's file.
+    widths: numbers, channels or printed names; default: all.
+    batch_size: images in a batch; default: the run's.
+    split: name of the split of the data set; default: test.
+    data_dir: folder that has the data now, perhaps other examples of the same
+      classes; default: as the configuration says.
 
   Raises:
     ValueError: the data are not those of the run; see

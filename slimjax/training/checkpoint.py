@@ -225,7 +225,7 @@ class Checkpoints:
       step: optimiser steps done; a step that is saved already is left alone.
       state: tree of arrays, which may be donated once this returns.
       position: values that JSON can hold.
-      error: what is minimised, the headline metric's mean over the widths;
+      error: the number to minimise, the headline metric's mean over the widths;
         None if this state was not evaluated.
     """
     if step in self._manager.all_steps():

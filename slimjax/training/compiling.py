@@ -22,8 +22,8 @@ def alive(say: Callable[[str], None], doing: Callable[[], str]) -> Iterator:
   """Says every few seconds what is still being done inside.
 
   Args:
-    say: where it is said, from a thread.
-    doing: returns what is being done now, in words.
+    say: function that is told, from a thread.
+    doing: function that returns what is being done now, in words.
   """
   start = time.perf_counter()
   done = threading.Event()
@@ -51,8 +51,8 @@ def compile_all(
 
   Args:
     lower: functions that trace a program, in order.
-    say: told the name of each program when it is begun, and every few seconds
-      what is still being compiled.
+    say: function that is told the name of each program when it is begun, and
+      every few seconds what is still being compiled; default: none.
   """
   futures: dict[str, Future] = {}
 

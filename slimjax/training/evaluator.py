@@ -53,13 +53,13 @@ class Evaluator:
     """
     Args:
       model: the slimmable network.
-      task: says what is measured, and how it is scored.
-      mesh: of the devices to use.
-      dataset: whose split is scored.
-      widths: to evaluate.
-      batch_size: any; rounded up to a multiple of the devices.
-      split: of the data set.
-      say: told what is compiled.
+      task: task that says what is measured, and how it is scored.
+      mesh: mesh of the devices to use.
+      dataset: data set that has the split.
+      widths: widths to evaluate.
+      batch_size: examples in a batch, rounded up to a multiple of the devices.
+      split: name of the split to score; default: test.
+      say: function that is told what is compiled; default: none.
     """
     self._model = model
     self._task = task
@@ -153,10 +153,10 @@ def make_eval_step(
   """Returns `measured = step(variables, batch)` of a model's one width.
 
   Args:
-    model: from `slimjax.extract`; its weights are an argument, so that no slice
-      is taken inside the compiled function.
-    task: says what is measured.
-    mesh: with the axis `data`, over which the batch is split.
+    model: a model of `slimjax.extract`; its weights are an argument, so that no
+      slice is taken inside the compiled function.
+    task: task that says what is measured.
+    mesh: mesh with the axis `data`, over which the batch is split.
     preprocess: images -> floating images; by default they are used as they are.
 
   Returns:

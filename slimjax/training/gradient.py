@@ -64,7 +64,7 @@ def gradient_program(
   mesh: Mesh,
   frozen: Paths = frozenset(),
 ):
-  """Loss and gradient of one width on one device's share of the batch."""
+  """Returns one width's gradient program, on a device's share of a batch."""
   small = narrow(model, width)
   place = zlib.crc32(model.switch(width).encode())
 
@@ -130,7 +130,7 @@ def gradient_program(
 
 
 def _split(model, collections):
-  """{collection: private tree}, and {collection: shared tree} where any."""
+  """Returns {collection: private tree} and {collection: shared tree}."""
   private, shared = {}, {}
   for name, tree in collections.items():
     if name == PARAMS:
@@ -146,8 +146,8 @@ def _add(parts, collection, gradients, whole, total):
   """Adds the gradients of a width's part to those of the whole, in place.
 
   Args:
-    parts: from `cuts`.
-    collection: of the gradients.
+    parts: cuts of the width, as `cuts` returns them.
+    collection: collection of the gradients.
     gradients: tree of the width's part.
     whole: tree that all widths share, for the shapes.
     total: tree of arrays [1, ...], of the wider ones; None at the first.
@@ -176,8 +176,8 @@ def _put(parts, collection, state, whole):
   """Puts the state of a width's part into that of the whole, which is shared.
 
   Args:
-    parts: from `cuts`.
-    collection: of the state.
+    parts: cuts of the width, as `cuts` returns them.
+    collection: collection of the state.
     state: tree of the width's part.
     whole: private and shared trees, as `split_shared` returns them.
   """

@@ -74,12 +74,13 @@ def train_and_evaluate(
     workdir: folder for config.json, checkpoints/, metrics.jsonl, tensorboard/,
       results.json, error_vs_macs.png and what the task tells (confusion.json);
       on storage that all hosts share.
-    profile_steps: number of steps to trace into WORKDIR/profile; 0 traces none.
+    profile_steps: number of steps to trace into WORKDIR/profile; default: 0.
     initial: (model, variables) -> those to begin with, from those as drawn, or
-      of `config.init.source`; not called when the run resumes.
-    last: transforms the optimiser's updates, such as to freeze some.
-    on_metrics: called in process 0 with every record that is written to
-      metrics.jsonl, to feed an experiment tracker.
+      of `config.init.source`; not called when the run resumes. Default: none.
+    last: transformation of the optimiser's updates, such as one that freezes
+      some; default: none.
+    on_metrics: function that process 0 calls with every record that is written
+      to metrics.jsonl, to feed an experiment tracker; default: none.
 
   Returns:
     The rows of the table, thinnest width first; None if SIGTERM or Ctrl-C came.
@@ -137,8 +138,8 @@ class _Trainer:
   """Takes the steps of a session.
 
   Attributes:
-    totals: of the last evaluation; None before the first.
-    clock: of the time the steps took.
+    totals: totals of the last evaluation; None before the first.
+    clock: clock of the time that the steps took.
   """
 
   def __init__(

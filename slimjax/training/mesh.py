@@ -16,7 +16,7 @@ AXIS = 'data'
 
 
 def data_mesh(devices: list | None = None) -> Mesh:
-  """Returns a mesh of all devices (or of `devices`) along `data`."""
+  """Returns a mesh of `devices` along `data`; default: of all devices."""
   devices = jax.devices() if devices is None else devices
   return jax.make_mesh(
     (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices

@@ -81,8 +81,8 @@ def create_schedule(
     total_epochs: epochs after which linear and cosine reach zero.
     steps_per_epoch: optimiser steps in an epoch.
     warmup_epochs: epochs of linear warm-up; default: 0.
-    factor: factor of multi_step and exponential.
-    epochs: epochs at which multi_step decays.
+    factor: factor of multi_step and exponential; default: none.
+    epochs: epochs at which multi_step decays; default: none.
 
   Raises:
     ValueError: unknown name, or an argument is missing or not used.
@@ -152,7 +152,7 @@ def sgd(
   Args:
     schedule: learning rate by step.
     momentum: factor of the running sum of gradients; default: 0.9.
-    nesterov: whether to look ahead by one step of momentum; default: true.
+    nesterov: whether to look ahead by one step of momentum; default: yes.
     weight_decay: factor of the kernels that `decay_mask` names; default: 1e-4.
     clip_norm: largest global norm of the gradient summed over the widths, once
       per step, before decay; default: None, which does not clip.

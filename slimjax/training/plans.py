@@ -35,7 +35,7 @@ class AllWidths:
   """Every width in every step, as in the paper's algorithm 1.
 
   Attributes:
-    widths: widest first.
+    widths: the model's widths, widest first.
   """
 
   widths: tuple[Width, ...]

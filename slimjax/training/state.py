@@ -18,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
     step: int32 [], optimiser steps done.
     variables: whatever collections the network has, as `slimjax.apply` takes
       them; see `slimjax.variables.format`.
-    opt_state: of the optimiser over the trained collections.
+    opt_state: state of the optimiser over the trained collections.
   """
 
   step: jax.Array

@@ -69,13 +69,13 @@ class TrainStep:
 
   Attributes:
     widths: {switch: width}, all that can be trained, widest first.
-    prepare: (batch, key, step) -> batch, key of the step
-    gradient: of every switch: (variables, batch, key, carry) -> carry, private.
-      The first of a step takes an empty carry; the carry is the sum so far of
-      the gradients of what is shared, the states that are, and what the widths
+    prepare: (batch, key, step) -> batch, key of the step.
+    gradient: {switch: (variables, batch, key, carry) -> carry, private}. The
+      first of a step takes an empty carry; the carry is the sum so far of the
+      gradients of what is shared, the states that are, and what the widths
       before teach.
-    update: (state, shared, private by switch) -> state, metrics
-    key: of the run's randomness.
+    update: (state, shared, private by switch) -> state, metrics.
+    key: random key of the run.
   """
 
   widths: Mapping[str, Width]
@@ -90,9 +90,9 @@ class TrainStep:
     """Takes one optimiser step.
 
     Args:
-      state: donated.
-      batch: over all devices, as `shard` places it.
-      widths: of this step, widest first; by default all.
+      state: the state before, which is donated.
+      batch: the batch over all devices, as `shard` places it.
+      widths: widths of this step, widest first; default: all.
     """
     batch, key = self.prepare(batch, self.key, state.step)
     carry: Any = {}
@@ -176,7 +176,7 @@ class TrainStep:
     Args:
       state: arrays, or their shapes.
       batch: arrays, or their shapes.
-      say: see `compile_all`.
+      say: see `compile_all`; default: none.
     """
     compiled = compile_all(self.lowering(state, batch), say)
     prepare, *gradient, update = map(
@@ -213,7 +213,7 @@ class _Program:
 
 
 def _described(program, *arguments):
-  """Shapes and shardings of what a jitted program returns."""
+  """Returns the shapes and shardings of what a jitted program returns."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     program.eval_shape(*arguments),
@@ -236,16 +236,16 @@ def make_train_step(
 
   Args:
     model: the slimmable network.
-    task: gives the loss.
-    optimizer: over {'params': ..., 'norm': ...}.
-    schedule: only to report the learning rate.
-    mesh: with the axis `data`: variables replicated, batch split, batch norm
-      per device (unless the model synchronises it).
-    widths: that are trained, widest first; by default all the model has.
-    seed: of everything random, folded with the step.
+    task: task that gives the loss.
+    optimizer: optimiser over {'params': ..., 'norm': ...}.
+    schedule: learning rate by step, which is only reported.
+    mesh: mesh with the axis `data`: variables replicated, batch split, batch
+      norm per device (unless the model synchronises it).
+    widths: widths to train, widest first; default: all the model has.
+    seed: seed of everything random, folded with the step; default: 0.
+    augment: function that prepares the batch, once for all widths; by default
+      it is used as it is.
     frozen: paths of what is not trained; see `parts.Parts`. Default: none.
-    augment: prepares the batch, once for all widths; by default it is used as
-      it is.
   """
   trained_at = {
     model.switch(width): width for width in widths or model.ordered_widths[::-1]

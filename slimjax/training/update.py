@@ -28,9 +28,9 @@ def update_program(
   """Returns `state, metrics = update(state, shared, private)`, jitted.
 
   Args:
-    optimizer: steps the trained variables.
+    optimizer: optimiser of the trained variables.
     schedule: learning rate by step, for the metrics.
-    mesh: with the axis `data`.
+    mesh: mesh with the axis `data`.
 
   The arrays of `shared` (sums over the widths) and `private` (by switch) have a
   leading axis of devices; see `slimjax.training.gradient`.
@@ -82,7 +82,7 @@ def update_program(
 
 
 def _trees(old, private, shared, kind, collection):
-  """A collection as the state has it: a tree per switch, and what is shared.
+  """Returns a collection as the state has it: a tree per switch, and shared.
 
   Switches that the step did not train have no gradient, and keep their state.
   """
@@ -102,7 +102,7 @@ def _trees(old, private, shared, kind, collection):
 
 
 def _average(shared, private):
-  """Means over the devices of what each has of its own, in one reduction."""
+  """Returns means over the devices of what each has, in one reduction."""
   shared, private = jax.tree.map(lambda x: x[0], (shared, private))
   # As one vector: XLA joins reductions, but no more than some hundred arrays,
   # and the norms of many widths are more.
