@@ -111,6 +111,7 @@ ORDER = (
   'runtime.measuring',
   'runtime.programs',
   'runtime.inputs',
+  'runtime.memory',
   'runtime.network',
   'runtime.loading',
   'runtime.controller',

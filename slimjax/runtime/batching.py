@@ -36,27 +36,36 @@ def power_of_two(count: int) -> int:
   return 1 << max(count - 1, 0).bit_length()
 
 
+def next_size(left: int, sizes: Sequence[int]) -> int:
+  """Returns the size of the program that takes the next examples of a batch.
+
+  The rest is padded to the next size if that is less than twice as large;
+  otherwise a part of the next smaller size is split off first.
+
+  Args:
+    left: number of examples that are left.
+    sizes: batch sizes of programs.
+  """
+  above = min((s for s in sizes if s >= left), default=None)
+  below = max((s for s in sizes if s <= left), default=None)
+  if above is not None and (below is None or above < 2 * left):
+    return above
+  assert below is not None
+  return below
+
+
 def split(count: int, sizes: Sequence[int]) -> list[Chunk]:
   """Returns how a batch goes through programs of the sizes given.
 
-  The rest is padded to the next size if that is less than twice as large;
-  otherwise a part of the next smaller size is split off first. A batch without
-  examples is one chunk, too: its program tells the shape of the outputs.
+  A batch without examples is one chunk, too: its program tells the shape of the
+  outputs.
   """
   chunks: list[Chunk] = []
   start = 0
   while start < count or not chunks:
-    left = count - start
-    above = min((s for s in sizes if s >= left), default=None)
-    below = max((s for s in sizes if s <= left), default=None)
-    if above is not None and (below is None or above < 2 * left):
-      size = above
-    else:
-      assert below is not None
-      size = below
-    stop = min(start + size, count)
-    chunks.append(Chunk(start, stop, size))
-    start = stop
+    size = next_size(count - start, sizes)
+    chunks.append(Chunk(start, min(start + size, count), size))
+    start = chunks[-1].stop
   return chunks
 
 

@@ -6,7 +6,6 @@ Nothing here knows a model's source: the programs that a backend compiles run.
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 import pathlib
 import threading
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from slimjax import units
 from slimjax.runtime import batching
 from slimjax.runtime import bundle
 from slimjax.runtime.backends import Backend
@@ -25,6 +23,7 @@ from slimjax.runtime.inputs import Inputs
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.measuring import measure
+from slimjax.runtime.memory import Memory
 from slimjax.runtime.programs import Programs
 from slimjax.runtime.table import Table
 from slimjax.widths import canonical
@@ -32,45 +31,6 @@ from slimjax.widths import Width
 
 # Width, batch size, and type of images.
 Key = tuple[Width, int, np.dtype]
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-  """Memory of prepared weights and of compiled programs, in bytes.
-
-  Attributes:
-    prepared: {width: bytes when it is prepared}.
-    held: bytes of the widths that are prepared now.
-    programs: number of compiled programs that are kept now.
-    temp_bytes: temporary memory of the largest program while it runs; None if
-      the backend does not report it.
-  """
-
-  prepared: Mapping[Width, int]
-  held: int
-  programs: int = 0
-  temp_bytes: int | None = None
-
-  @property
-  def all_widths(self) -> int:
-    """Bytes with every width prepared (`prepare='load'`)."""
-    return sum(self.prepared.values())
-
-  @property
-  def lean(self) -> int:
-    """The most bytes with one width at a time (`prepare='lean'`)."""
-    return max(self.prepared.values())
-
-  def __str__(self) -> str:
-    largest = ''
-    if self.temp_bytes is not None:
-      largest = f', the largest takes {units.size(self.temp_bytes)} as it runs'
-    return (
-      f'prepared weights: {units.size(self.all_widths)} for all widths'
-      f' ({self.all_widths / self.lean:.2f} times the widest), at most'
-      f' {units.size(self.lean)} one at a time (lean); now'
-      f' {units.size(self.held)}; programs: {self.programs}{largest}'
-    )
 
 
 class Network:
@@ -157,15 +117,15 @@ class Network:
     exact = self._programs.ready((width, count, dtype))
     if exact is not None:
       return exact.call(weights, images)
-    chunks = self._chunks(width, count, dtype)
-    programs = [self._programs.get((width, c.size, dtype)) for c in chunks]
-    if count and [chunk.size for chunk in chunks] == [count]:
-      return programs[0].call(weights, images)
-    images = np.asarray(images)
-    outputs = [
-      program.call(weights, batching.padded(images[c.start : c.stop], c.size))
-      for program, c in zip(programs, chunks, strict=True)
-    ]
+    chunks, outputs = [], []
+    for chunk in self._chunks(width, count, dtype):
+      program = self._programs.get((width, chunk.size, dtype))
+      if chunk.size == count:
+        return program.call(weights, images)
+      images = np.asarray(images)
+      part = batching.padded(images[chunk.start : chunk.stop], chunk.size)
+      outputs.append(program.call(weights, part))
+      chunks.append(chunk)
     place = self._backend.place
     return jax.tree.map(
       lambda *rows: place(batching.joined(rows, chunks)), *outputs
@@ -173,29 +133,40 @@ class Network:
 
   def _chunks(
     self, width: Width, count: int, dtype: np.dtype
-  ) -> list[batching.Chunk]:
-    """Returns the parts of a batch, if possible for programs that exist."""
-    chunks = self._split(count)
-    if self._backend.any_batch:
-      return chunks
-    is_ready = lambda size: (
-      self._programs.ready((width, size, dtype)) is not None
-    )
-    missing = {c.size for c in chunks if not is_ready(c.size)}
-    ready = [size for size in self.batch_sizes if missing and is_ready(size)]
-    if not ready:
-      return chunks
-    for size in sorted(missing):
-      self._programs.start((width, size, dtype))
-    return batching.split(count, ready)
+  ) -> Iterator[batching.Chunk]:
+    """Yields the parts of a batch, if possible for programs that exist.
 
-  def _split(self, count: int) -> list[batching.Chunk]:
+    Programs that are lacking are compiled meanwhile, and used for the parts
+    that come after they are ready.
+    """
+    if self._ready(width, dtype):
+      wanted = batching.split(count, self._sizes(count))
+      for size in {chunk.size for chunk in wanted}:
+        self._programs.start((width, size, dtype))
+    start = 0
+    while True:
+      left = count - start
+      sizes = self._ready(width, dtype) or self._sizes(left)
+      size = batching.next_size(left, sizes)
+      stop = min(start + size, count)
+      yield batching.Chunk(start, stop, size)
+      start = stop
+      if start == count:
+        return
+
+  def _ready(self, width: Width, dtype: np.dtype) -> list[int]:
+    """Returns the batch sizes whose programs have been compiled."""
+    if self._backend.any_batch:
+      return []
+    sizes = self.batch_sizes
+    return [size for size in sizes if (width, size, dtype) in self._programs]
+
+  def _sizes(self, count: int) -> Sequence[int]:
+    """Returns the batch sizes of the programs for a batch."""
     if not self._backend.any_batch:
-      return batching.split(count, self.batch_sizes)
+      return self.batch_sizes
     limit = self.batch_sizes[-1]
-    return batching.split(
-      count, [min(count, limit) or 1, count % limit or limit]
-    )
+    return [min(count, limit) or 1, count % limit or limit]
 
   def weights(self, width: Width) -> Any:
     """Returns the prepared weights of a width; prepares them if need be."""
@@ -224,7 +195,7 @@ class Network:
     compiled, and the largest is returned.
     """
     entry, dtype = self._entry(width), np.dtype(dtype)
-    largest, *others = self._split(batch_size)
+    largest, *others = batching.split(batch_size, self._sizes(batch_size))
     for chunk in others:
       self._programs.get((entry.width, chunk.size, dtype))
     return self._programs.get((entry.width, largest.size, dtype))

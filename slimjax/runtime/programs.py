@@ -37,6 +37,11 @@ class Programs(Generic[Key, Program]):
   def __len__(self) -> int:
     return len(self._found)
 
+  def __contains__(self, key: Key) -> bool:
+    """Returns whether a program has been compiled; that does not use it."""
+    with self._lock:
+      return _is_done(self._found.get(key))
+
   def get(self, key: Key) -> Program:
     """Returns a program; compiles it or waits for another thread that does."""
     future, mine = self._claim(key)
@@ -48,7 +53,7 @@ class Programs(Generic[Key, Program]):
     """Returns a program that has been compiled, or None."""
     with self._lock:
       future = self._found.get(key)
-      if future is None or not future.done() or future.exception():
+      if future is None or not _is_done(future):
         return None
       self._found.move_to_end(key)
       return future.result()
@@ -68,7 +73,7 @@ class Programs(Generic[Key, Program]):
   def all_ready(self) -> list[Program]:
     """Returns all programs that have been compiled."""
     with self._lock:
-      done = [f for f in self._found.values() if f.done() and not f.exception()]
+      done = [future for future in self._found.values() if _is_done(future)]
     return [future.result() for future in done]
 
   def _claim(self, key: Key) -> tuple[Future[Program], bool]:
@@ -111,3 +116,7 @@ class Programs(Generic[Key, Program]):
     error = future.exception()
     if error is not None:
       _LOG.warning('the program of %s was not compiled: %s', key, error)
+
+
+def _is_done(future: Future | None) -> bool:
+  return future is not None and future.done() and not future.exception()

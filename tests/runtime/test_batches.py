@@ -127,6 +127,16 @@ def test_no_request_waits_for_a_compilation(path, caplog):
   assert close(net(images, width=0.25), first)
 
 
+def test_a_large_batch_goes_on_with_what_has_become_ready(path):
+  net = runtime.load(path, max_batch=4)
+  net._backend = Slow(net._backend, slow=(2, 4))
+  chunks = net._chunks(0.25, 6, np.dtype(np.uint8))
+  assert next(chunks) == batching.Chunk(0, 1, 1)
+  net._backend.release.set()
+  net.compiled(0.25, 6, np.uint8)  # 4 + 2
+  assert [*chunks] == [batching.Chunk(1, 5, 4), batching.Chunk(5, 6, 1)]
+
+
 def test_programs_are_made_once_and_beside_others():
   made, release = [], threading.Event()
 
@@ -150,10 +160,13 @@ def test_programs_are_made_once_and_beside_others():
 def test_the_least_recently_used_program_is_forgotten():
   made = []
   programs = Programs(lambda key: made.append(key) or key, limit=2)
-  for key in ('a', 'b', 'a', 'c'):
+  for key in ('a', 'b', 'a'):
     programs.get(key)
+  assert 'b' in programs  # to ask is not to use
+  programs.get('c')
   assert made == ['a', 'b', 'c']
   assert len(programs) == 2
+  assert 'b' not in programs
   assert programs.ready('b') is None
   assert programs.ready('a') == 'a'
 
