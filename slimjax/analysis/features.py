@@ -128,7 +128,7 @@ def divergence(values: np.ndarray) -> float:
   factor cancels.
 
   Args:
-    values: x [switches, channels], from `norm_values`.
+    values: x [switches, channels], as `norm_values` returns them.
   """
   values = np.asarray(values, np.float64)
   pairs = list(itertools.combinations(values, 2))
@@ -156,8 +156,8 @@ def channel_positions(
   It is the same at all widths, unless the layer is slimmed inside groups.
 
   Args:
-    networks: from `extract_all`.
-    layer: from `find_layers`.
+    networks: networks that `extract_all` returns.
+    layer: one of the layers of `find_layers`.
     channel: number of the channel among the common ones.
 
   Raises:
@@ -197,10 +197,10 @@ def most_activating(
   ends at 6). The split is read once, and no more than `count` images are kept.
 
   Args:
-    networks: from `extract_all`.
+    networks: networks that `extract_all` returns.
     dataset: data set of the split.
     layer: path of the layer.
-    positions: from `channel_positions`.
+    positions: place of the channel per width, as of `channel_positions`.
     count: number of images per width; fewer if the split has fewer.
     split: name of the split; default: test.
     batch_size: images computed at a time, on one device; default: 128.

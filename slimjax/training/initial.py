@@ -15,10 +15,11 @@ class Init:
   """The section, checked.
 
   Attributes:
-    source: see `slimjax.load_weights`; None begins with weights as drawn.
-    sort: method of `slimjax.make_slimmable`; None leaves channels in order.
-    freeze: patterns of paths that are not trained; see `parts`.
-    rate_factors: patterns of paths and the factors of their learning rate.
+    source: see `slimjax.load_weights`; default: none, weights are drawn.
+    sort: method of `slimjax.make_slimmable`; default: none, channels stay.
+    freeze: patterns of paths that are not trained, see `parts`; default: none.
+    rate_factors: patterns of paths and the factors of their learning rate;
+      default: none.
   """
 
   source: str | None = None

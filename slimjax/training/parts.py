@@ -42,9 +42,9 @@ class Parts:
   """Parts of a network that are not trained as the rest.
 
   Attributes:
-    frozen: paths of what is not trained, (collection, switch, *path); those of
-      `params` have no switch.
-    scaled: paths and the factor of their learning rate.
+    frozen: paths of what is not trained, (collection, switch, *path), without
+      a switch in `params`; default: none.
+    scaled: paths and the factor of their learning rate; default: none.
   """
 
   frozen: Paths = frozenset()
@@ -60,9 +60,9 @@ def find_parts(
 
   Args:
     model: the network.
-    freeze: patterns of what is not trained.
+    freeze: patterns of what is not trained; default: none.
     rate_factors: patterns and factors of the learning rate; the first pattern
-      that matches a path counts.
+      that matches a path counts. Default: none.
 
   Raises:
     ValueError: a pattern matches nothing, or everything is frozen.
@@ -132,12 +132,12 @@ def _matched(
 
 
 def _bare(path: Path) -> Path:
-  """The path of the module and its leaf."""
+  """Returns the path of the module and its leaf."""
   return path[1:] if path[0] == PARAMS else path[2:]
 
 
 def _spellings(path: Path) -> list[Path]:
-  """The ways in which a pattern may name a path."""
+  """Returns the ways in which a pattern may name a path."""
   bare = _bare(path)
   return [bare, (path[0], *bare), path]
 
@@ -165,8 +165,8 @@ def partly(
   gradient.
 
   Args:
-    optimizer: of the whole network.
-    parts: of the network.
+    optimizer: optimiser of the whole network.
+    parts: parts of the network to freeze or to scale.
   """
   links = [
     optax.masked(optax.scale(factor), _mask(paths, inside=True))
@@ -230,7 +230,7 @@ def hold_norms(switch: str, frozen: Paths):
 
 
 def _is_in(path: Path, switch: str, frozen: Paths) -> bool:
-  """Whether a path of a switch's trees, (collection, *path), is frozen."""
+  """Returns whether a switch's path, (collection, *path), is frozen."""
   if path[0] == PARAMS:
     return path in frozen
   collection, *rest = path

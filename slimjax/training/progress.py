@@ -42,7 +42,7 @@ class Progress:
       total_steps: number of steps of the run.
       first_step: number of optimiser steps done before.
       headline: the metric that lines show beside the loss.
-      enabled: whether this process shows anything; default: true.
+      enabled: whether this process shows anything; default: yes.
     """
     self._total = total_steps
     self._headline = headline

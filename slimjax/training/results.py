@@ -35,9 +35,9 @@ class Result:
 
   Attributes:
     width: a float, or the channels of every layer.
-    profile: what it costs.
-    scores: by the names of the task's metrics.
-    examples: that were scored.
+    profile: cost of the width.
+    scores: scores by the names of the task's metrics.
+    examples: number of examples that were scored.
   """
 
   width: Width

@@ -76,7 +76,7 @@ def data_differences(
   Args:
     workdir: folder of the run; one by older code knows nothing.
     dataset: the data set as it is now.
-    splits: splits whose examples are compared; default: all.
+    splits: names of splits whose examples are compared; default: all.
   """
   record = read_record(workdir)
   return [] if record is None else differences(record, dataset, splits=splits)
@@ -118,7 +118,7 @@ def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what the keys that a configuration leaves out stand for.
 
   Args:
-    config: as JSON has it.
+    config: the configuration, as JSON has it.
 
   Returns:
     {'config.section.key': value}.
@@ -158,7 +158,7 @@ def load_run(
   """Returns configuration, model, variables and step of a run's checkpoint.
 
   Args:
-    workdir: of `slimjax.train`.
+    workdir: folder of the run.
     best: whether to take the checkpoint with the least validation error; by
       default the latest.
 
@@ -188,7 +188,8 @@ def load_published(
   """Returns configuration, model, and the variables of an authors' checkpoint.
 
   Args:
-    config: says the network and the data; how it is trained is not read.
+    config: configuration that names the network and the data; how it is trained
+      is not read.
     checkpoint: see `slimjax.load_torch`.
   """
   run = configuration.parse(config)

@@ -35,14 +35,14 @@ class Session:
   """A run's open files, and where it stands.
 
   Attributes:
-    workdir: of the run.
-    checkpoints: of the run.
-    writer: of its metrics.
-    progress: what it shows.
-    state: the newest; a step donates it.
-    first_step: optimiser steps done before.
-    best: the least validation error so far.
-    sums: training metrics not yet written; see `TrainLog.state`.
+    workdir: folder of the run.
+    checkpoints: checkpoints of the run.
+    writer: writer of its metrics.
+    progress: bar or lines that it shows.
+    state: the newest state; a step donates it.
+    first_step: number of optimiser steps done before.
+    best: the least validation error so far; default: infinity.
+    sums: training metrics not yet written, see `TrainLog.state`; default: none.
   """
 
   workdir: epath.Path
@@ -132,8 +132,8 @@ def changes_of(
       f'{workdir} holds a run with another configuration, which cannot resume'
       ' with this one:\n  '
       + '\n  '.join(lines)
-      + '\nTake another --workdir, or the configuration as it was. To go on'
-      ' from its weights:\n  python -m slimjax.train --config=...'
+      + '\nTake another --workdir, or the configuration as it was. To begin'
+      ' with its weights:\n  python -m slimjax.train --config=...'
       f' --workdir=ANOTHER --config.init.source={workdir}'
     )
   check_data(workdir, dataset)

@@ -44,16 +44,16 @@ class Setup:
 
   Attributes:
     run: the configuration.
-    mesh: of all devices.
-    dataset: to train on.
-    model: to train.
-    task: what it is trained for.
-    plan: which widths each step has.
-    optimizer: with the schedule in it.
+    mesh: mesh of all devices.
+    dataset: data set to train on.
+    model: network to train.
+    task: task that it is trained for.
+    plan: plan that gives each step its widths.
+    optimizer: optimiser, with the schedule in it.
     schedule: learning rate by step.
-    steps_per_epoch: whole batches of the training split.
-    init: where the run begins.
-    parts: of the network, that are frozen or have a rate of their own.
+    steps_per_epoch: number of whole batches of the training split.
+    init: the section `init`, which says where the run begins.
+    parts: parts of the network that are frozen or have a rate of their own.
   """
 
   run: configuration.Run
@@ -138,9 +138,9 @@ def new_state(
   """Returns the state before the first step, on every device.
 
   Args:
-    setup: of the run.
+    setup: what the configuration of the run names.
     initial: see `train_and_evaluate`.
-    say: told what was taken from where.
+    say: function that is told what was taken from where.
     resumes: whether a checkpoint takes its place, so that neither the source
       nor `initial` is asked; default: no.
   """

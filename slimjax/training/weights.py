@@ -48,7 +48,7 @@ def load_weights(
   as photos are here; by 0.5 and 0.5 for some weights of mobilenetv1_100.
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
     source: the folder of a run (its latest checkpoint) or of a bundle; a file
       (.pt, .pth, .safetensors, .npz); a mapping of arrays or tensors by name;
       or a module of PyTorch. Files and mappings hold variables of ours by name,
@@ -56,9 +56,9 @@ def load_weights(
       are copied to each switch: resnet50, 101, 152 and mobilenet_v2 of
       torchvision; resnet50, mobilenetv1_100 and mobilenetv2_100 of timm.
     key: a key of `jax.random` for a new classifier; by default that of seed 0.
-    report: called with a `Taken`, such as `print`: 'took 265 of 267 tensors of
-      resnet50.pth; new: the classifier, 1000 -> 5 classes; norms of 0.25, 0.5,
-      0.75 from 1.0'.
+    report: function called with a `Taken`, such as `print`: 'took 265 of 267
+      tensors of resnet50.pth; new: the classifier, 1000 -> 5 classes; norms of
+      0.25, 0.5, 0.75 from 1.0'. Default: none.
 
   Returns:
     The variables, float32 (float64 where the arrays are and jax keeps it).
@@ -89,13 +89,13 @@ def make_slimmable(
   calibrated. All of them want some training after that.
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own, without
-      groups that are slimmed apart (not ShuffleNet).
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own; groups
+      that are slimmed apart cannot be sorted (ShuffleNet).
     weights: see `load_weights`; of several widths the widest is taken.
     batches: images [b, h, w, 3], preprocessed and augmented as in training, for
       the statistics of the thinner widths; by default they keep the widest's.
-    method: 'l1', the sum of absolute values of the kernels that read a channel;
-      'l1_made', of those that make it; 'scale', of the scales of its norms.
+    method: what is summed, in absolute values: 'l1' (default), the kernels that
+      read a channel; 'l1_made', those that make it; 'scale', its norms' scales.
     key, report: see `load_weights`.
 
   Raises:
@@ -123,7 +123,7 @@ def begin(
   """Returns what a run begins with.
 
   Args:
-    model: of the run.
+    model: network of the run.
     source: see `load_weights`.
     drawn: variables as drawn, of which the head may be taken.
     sort: a method of `make_slimmable`; None leaves channels in their order.

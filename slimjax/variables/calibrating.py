@@ -45,7 +45,7 @@ def calibrate_statistics(
     batches: inputs as the network takes them in training, images [b, h, w, 3]
       preprocessed, or a tuple of several inputs; some hundred images at least,
       in batches of one size.
-    widths: whose statistics are replaced; by default all.
+    widths: widths whose statistics are replaced; default: all.
 
   Raises:
     ValueError: there are no batches, or statistics are shared.
@@ -86,7 +86,7 @@ def calibrate_statistics(
 
 
 def _network(model: SlimNet, variables: Variables, width: Width):
-  """A width's network and its weights, by themselves."""
+  """Returns a width's network and its weights, by themselves."""
   small = narrow(model.clone(axis_name=None), width)
   selected = select(variables, model.switch(width))
   return small, take_width(model, selected, width=width)

@@ -38,9 +38,9 @@ class Source:
   """Weights to begin with.
 
   Attributes:
-    name: where they come from, for people, such as 'runs/digits'.
+    name: origin of the weights, for people, such as 'runs/digits'.
     model: the network they are of, with its widths and classes.
-    variables: of this network; trees of some of its switches may be missing.
+    variables: variables of this network; trees of some switches may be missing.
     notes: lines for people on what was left aside.
   """
 
@@ -51,7 +51,7 @@ class Source:
 
   @property
   def widths(self) -> tuple[Width, ...]:
-    """Those of which there are all trees, thinnest first."""
+    """Returns the widths of which there are all trees, thinnest first."""
     private = private_collections(self.variables)
     return tuple(
       width
@@ -81,11 +81,11 @@ class Taken:
   """What became of weights that a network began with; str() says it in words.
 
   Attributes:
-    name: where they came from.
-    taken: tensors of them that are used.
-    total: tensors of them.
+    name: origin of the weights.
+    taken: number of their tensors that are used.
+    total: number of their tensors.
     new: layers that were drawn anew, since they depend on the classes.
-    classes: (before, now).
+    classes: number of classes (before, now).
     norms: {width: the wider one whose norms it began with}, where it had none.
     notes: lines on what was left aside.
   """
@@ -162,9 +162,10 @@ def fit(
 
   Args:
     model: the network to begin.
-    source: of the same architecture and no thinner; `check_source` passes.
-    draw: gives variables of `model` as drawn, of which the head is taken where
-      the classes differ; called only then.
+    source: weights of the same architecture, no thinner, which `check_source`
+      passes.
+    draw: function that gives variables of `model` as drawn, of which the head
+      is taken where the classes differ; called only then.
 
   Raises:
     ValueError: the source is thinner than the model.
@@ -210,7 +211,7 @@ def fit(
 def _part(
   source: Source, width: Width, channels: tuple[int, ...], used: set[Path]
 ) -> dict[str, Any]:
-  """The trees of a source's width, as narrow as `channels`."""
+  """Returns the trees of a source's width, as narrow as `channels`."""
   switch = switch_name(width)
   selected = select(source.variables, switch)
   small = take_width(source.model, selected, width=width)
@@ -224,7 +225,7 @@ def _part(
     used.add((name, *place, *path))
   if source.model.channels(width) == channels:
     return small
-  # Of a network that is no wider than this width: groups are cut inside.
+  # It is cut from a network that has just this width: inside its groups.
   return take_width(narrow(source.model, width), small, width=channels)
 
 

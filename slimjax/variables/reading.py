@@ -60,8 +60,8 @@ def read_file(path: epath.PathLike) -> dict[str, Any]:
   What lies in a PyTorch file may be nested, and stand beside other values.
 
   Args:
-    path: of the file, locally or wherever etils' epath reaches; `~` is the home
-      folder.
+    path: path of the file, locally or wherever etils' epath reaches; `~` is the
+      home folder.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -229,7 +229,7 @@ def _read_torch(file: BinaryIO, path: epath.Path, size: int) -> dict[str, Any]:
 
 
 def _explained(error: Exception, path: epath.Path, size: int) -> ValueError:
-  """The error of what went wrong in `torch.load`."""
+  """Returns the error of what went wrong in `torch.load`."""
   text = str(error)
   found = re.search(r'GLOBAL (\S+)', text)
   if found or 'weights_only' in text.lower():
@@ -256,7 +256,7 @@ def _claimed_bytes(content: Any) -> int:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-  """Whether the first eight bytes are the length of a JSON header."""
+  """Returns whether the first eight bytes are the length of a JSON header."""
   length = int.from_bytes(head[:8], 'little')
   return head[8:9] == b'{' and 2 <= length < max(size, 100_000_000)
 

@@ -16,7 +16,7 @@ class _Kind:
   """A network and what tells it.
 
   Attributes:
-    network: in words.
+    network: name of the network, in words.
     has: patterns, each of which some name fits.
     lacks: patterns that no name fits.
     layout: see `Look`.
@@ -119,7 +119,7 @@ class Look:
   """What a file of weights looks like.
 
   Attributes:
-    network: in words; empty if it is none that is known.
+    network: name of the network, in words; empty if it is unknown.
     layout: a key of `torch_layouts.ORDINARY`, 'authors', or empty.
   """
 
@@ -171,7 +171,7 @@ def misfit(
 
   Args:
     expected: shapes by name.
-    found: likewise.
+    found: shapes by name, likewise.
 
   Returns:
     At most twelve lines; none if all fits.

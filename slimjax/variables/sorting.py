@@ -34,7 +34,7 @@ from slimjax.variables.slicing import take_width
 from slimjax.widths import switch_name
 from slimjax.widths import Width
 
-# Of every axis of a variable the unit its channels are of, or None.
+# For every axis of a variable the unit whose channels it has, or None.
 Axes = Mapping[Path, tuple[int | None, ...]]
 Flat = Mapping[Path, np.ndarray]
 # Counts of the description are multiples of this, which most rules divide.
@@ -47,9 +47,9 @@ def sort_channels(
   """Returns a network of one width, the model's widest, its channels sorted.
 
   Args:
-    model: that is to begin with it.
-    source: of the same architecture and no thinner than `model`.
-    method: a key of `METHODS`.
+    model: the network that is to begin with it.
+    source: weights of the same architecture, no thinner than `model`.
+    method: a key of `METHODS`; default: l1.
 
   Raises:
     ValueError: the method is unknown, or the channels cannot be sorted, as
@@ -82,7 +82,7 @@ def sort_channels(
 
 
 def _of_switch(flat: Flat, width: Width) -> dict[str, Any]:
-  """The variables of a network of one width."""
+  """Returns the variables of a network of one width."""
   tree = traverse_util.unflatten_dict(dict(flat))
   switch = switch_name(width)
   return {
@@ -147,7 +147,7 @@ def channel_axes(model: SlimNet) -> Axes:
 
 
 def _described(model: SlimNet, counts: list[int]):
-  """The variables of the network whose units have these channels."""
+  """Returns the variables of the network whose units have these channels."""
   channels = tuple(counts[unit] for unit in units(model))
   try:
     return describe(narrow(model, channels), channels)
@@ -162,7 +162,7 @@ def orders(model: SlimNet, flat: Flat, method: str) -> list[np.ndarray]:
   """Returns for every unit its channels, the most important first.
 
   Args:
-    model: of one width.
+    model: a network of one width.
     flat: its variables, by (collection, path).
     method: a key of `METHODS`.
   """
@@ -183,9 +183,9 @@ def permuted(model: SlimNet, flat: Flat, order: list[np.ndarray]) -> dict:
   """Returns the variables with the channels of every unit in an order.
 
   Args:
-    model: of one width.
+    model: a network of one width.
     flat: its variables, by (collection, path).
-    order: for every unit the channels that come first, second, ...
+    order: channels of every unit, as they come first, second, ...
   """
   axes, result = channel_axes(model), dict(flat)
   for path, of_axes in axes.items():
@@ -199,20 +199,20 @@ def permuted(model: SlimNet, flat: Flat, order: list[np.ndarray]) -> dict:
 
 
 def _read(path: Path, array: np.ndarray, axes):
-  """The kernels that read a channel; a depthwise one passes it on."""
+  """Returns the kernels that read a channel; a depthwise one passes it on."""
   if path[0] == PARAMS and array.ndim > 1 and axes[-2] is not None:
     yield axes[-2], _sum_but(array, -2)
 
 
 def _made(path: Path, array: np.ndarray, axes):
-  """The kernels that make a channel, but for depthwise ones."""
+  """Returns the kernels that make a channel, but for depthwise ones."""
   dense = array.ndim > 1 and array.shape[-2] > 1
   if path[0] == PARAMS and dense and axes[-1] is not None:
     yield axes[-1], _sum_but(array, -1)
 
 
 def _scaled(path: Path, array: np.ndarray, axes):
-  """The scales of the norms that a channel passes."""
+  """Returns the scales of the norms that a channel passes."""
   if path[0] == 'norm' and path[-1] == 'scale' and axes[-1] is not None:
     yield axes[-1], _sum_but(array, -1)
 

@@ -40,11 +40,11 @@ def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
   """Returns what arrays hold, as weights that `model` may begin with.
 
   Args:
-    model: of the same architecture; its widths and classes may be others.
+    model: network of the same architecture; its widths and classes may differ.
     content: variables of ours, nested or by names such as 'params/stem/kernel';
       or what PyTorch's checkpoints hold: the authors' networks, and ordinary
       ones of torchvision and timm.
-    name: what it is, for people.
+    name: origin of the arrays, for people.
 
   Raises:
     ValueError: it is another network, or damaged.
@@ -97,11 +97,11 @@ def source_of_variables(
   """Returns variables of ours as weights that `model` may begin with.
 
   Args:
-    model: of the same architecture.
-    arrays: by paths such as 'norm/w025/stem/norm/scale'.
-    name: what they are, for people.
-    widths: those of the network; by default as the names of switches say.
-    classes: of the network; by default as the head's shape says.
+    model: network of the same architecture.
+    arrays: arrays by paths such as 'norm/w025/stem/norm/scale'.
+    name: origin of the arrays, for people.
+    widths: widths of their network; default: as the names of switches say.
+    classes: its number of classes; default: as the head's shape says.
 
   Raises:
     ValueError: they are not the variables of such a network.
@@ -124,7 +124,7 @@ def source_of_variables(
 
 
 def _named_widths(model: SlimNet, variables) -> tuple[Width, ...]:
-  """The widths that the names of switches stand for."""
+  """Returns the widths that the names of switches stand for."""
   known = {switch_name(width): width for width in model.widths}
   names = {
     name: None
@@ -137,7 +137,7 @@ def _named_widths(model: SlimNet, variables) -> tuple[Width, ...]:
 
 
 def _shared(variables) -> tuple[str, ...]:
-  """The paths that stand once, for all switches."""
+  """Returns the paths that stand once, for all switches."""
   paths = []
   for collection in private_collections(variables):
     trees = variables[collection]
@@ -151,7 +151,7 @@ def _shared(variables) -> tuple[str, ...]:
 
 
 def _completed(variables, widths: tuple[Width, ...]) -> dict[str, Any]:
-  """The variables, with the empty trees of switches that share everything."""
+  """Returns the variables, with empty trees where switches share everything."""
   complete = dict(variables)
   for name in private_collections(variables):
     trees = variables[name]
@@ -178,7 +178,7 @@ def _of_authors(
   network: str,
   notes: tuple[str, ...],
 ) -> Source:
-  """A checkpoint of the authors, which says how many widths it has."""
+  """Returns a checkpoint of the authors, which says how many widths it has."""
   numbers = {m[1] for n in arrays if (m := re.search(r'\.bn\.(\d+)\.', n))}
   candidates = [
     widths
@@ -209,7 +209,7 @@ def _of_ordinary(
   name: str,
   notes: tuple[str, ...],
 ) -> Source:
-  """An ordinary network of one width, 1 or one of the model's."""
+  """Returns an ordinary network of one width, 1 or one of the model's."""
   layout = ORDINARY[look.layout]
   classes = _rows(arrays, f'{layout.classifier}.weight', model.num_classes)
   stem = layout.units(model)[0].convs[0]

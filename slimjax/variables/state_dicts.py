@@ -49,8 +49,8 @@ class StateDict:
   """The weights of a checkpoint.
 
   Attributes:
-    arrays: by plain name, float32, or float64 where they were.
-    averages: keys of averages that lie beside and are left aside.
+    arrays: arrays by plain name, float32, or float64 where they were.
+    averages: keys of averages beside them, left aside; default: none.
   """
 
   arrays: Arrays
@@ -61,10 +61,10 @@ def state_dict(content: Mapping[str, Any], where: str) -> StateDict:
   """Returns the weights that a checkpoint holds.
 
   Args:
-    content: what `read_file` returns, or the like: arrays or tensors by name,
-      which may be nested under the usual keys. Where an average of the weights
-      lies beside them, the weights are taken.
-    where: what it is, for errors.
+    content: arrays or tensors by name, as `read_file` returns them, which may
+      be nested under the usual keys. Where an average of the weights lies
+      beside them, the weights are taken.
+    where: name of the checkpoint, for errors.
 
   Raises:
     ValueError: there are no arrays, two have one plain name, or some hold NaN,
@@ -88,7 +88,7 @@ def as_arrays(tensors: Mapping[str, Any], where: str) -> Arrays:
 
   Args:
     tensors: arrays, or tensors of PyTorch, by name.
-    where: what they are, for errors.
+    where: name of their checkpoint, for errors.
 
   Raises:
     ValueError: some hold NaN, infinite numbers or negative variances.
@@ -102,7 +102,7 @@ def as_arrays(tensors: Mapping[str, Any], where: str) -> Arrays:
 
 
 def _unwrapped(content: Mapping) -> tuple[Mapping, tuple[str, ...]]:
-  """What lies under the usual keys, and the averages beside it."""
+  """Returns what lies under the usual keys, and the averages beside it."""
   averages: tuple[str, ...] = ()
   while True:
     beside = [key for key in _AVERAGES if _holds_arrays(content.get(key))]
@@ -127,7 +127,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _plain_names(names: Mapping[Any, Any], where: str) -> dict[str, str]:
-  """{plain name: the name as it is found}, without counters."""
+  """Returns {plain name: the name as it is found}, without counters."""
   split = {
     name: tuple(part for part in _parts(name) if part not in _ANYWHERE)
     for name in names
@@ -164,7 +164,7 @@ def _without_leading(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _as_numpy(value: Any, where: str) -> np.ndarray:
-  """The array of a tensor; half precision becomes float32."""
+  """Returns the array of a tensor; half precision becomes float32."""
   if hasattr(value, 'detach'):  # a tensor of PyTorch, on any device
     value = value.detach().cpu()
     if value.is_quantized or str(value.layout) != 'torch.strided':

@@ -106,7 +106,7 @@ def from_ordinary(
     model: the same architecture with one width, and the same classes.
     layout: the names in the model's family.
     arrays: arrays by these names.
-    where: description of the arrays, for errors.
+    where: name of their checkpoint, for errors.
 
   Raises:
     ValueError: tensors are missing, extra or misshaped.
