@@ -7,7 +7,7 @@ import numpy as np
 
 
 def of(parts: Iterable[bytes | np.ndarray]) -> str:
-  """Returns a hash of parts: of each, and of where one ends.
+  """Returns a hash of some parts, which knows where each ends.
 
   Args:
     parts: bytes, or arrays of numbers.

@@ -11,15 +11,15 @@ def stratified(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the indices of the images that stay, and of those set aside.
 
-  Of every class the same share is set aside, at least one image unless it is
-  the only one. Images are drawn by the hashes of their names, so that when
-  others are added most that were set aside still are.
+  The same share of every class is set aside, at least one image unless it is
+  the only one. Images are drawn by the hashes of their names: when others are
+  added, most images that were set aside still are.
 
   Args:
     labels: int [n].
-    names: of the images, n.
-    share: between 0 and 1.
-    seed: draws the images.
+    names: names of the images, n.
+    share: share that is set aside, between 0 and 1.
+    seed: seed that draws the images.
 
   Returns:
     Two int arrays, in ascending order.

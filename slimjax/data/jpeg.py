@@ -122,7 +122,7 @@ class CentreCrop:
 
   Attributes:
     size: height and width of the result, pixels.
-    resize: of the shorter side before, pixels.
+    resize: shorter side before the crop, pixels.
   """
 
   size: int

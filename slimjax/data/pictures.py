@@ -34,8 +34,8 @@ class DecodeError(ValueError):
 def decode(encoded: bytes) -> np.ndarray:
   """Decodes a picture with Pillow.
 
-  It is turned as its EXIF orientation says; transparent parts are white; of an
-  animation the first frame is taken. Grey of 16 bits is scaled from its whole
+  It is turned as its EXIF orientation says; transparent parts are white; the
+  first frame of an animation is taken. Grey of 16 bits is scaled from its whole
   range; grey of 32 bits, whose range no format fixes, from its darkest to its
   brightest pixel.
 
@@ -138,7 +138,7 @@ def kind_of(head: bytes) -> str:
   """Returns what a file is that is no picture, such as 'HTML' or 'HEIC'.
 
   Args:
-    head: its first bytes; a few hundred are enough.
+    head: first bytes of the file; a few hundred are enough.
   """
   if not head:
     return 'empty'

@@ -141,7 +141,7 @@ def differences(
   """Returns how a data set differs from a record, a line for each thing.
 
   Args:
-    record: of the run.
+    record: record of the run.
     dataset: as it is now.
     splits: whose examples are compared; by default all.
   """
@@ -214,7 +214,7 @@ def _fingerprints(dataset: Dataset, names: Iterable[str]) -> dict[str, str]:
   for name in names:
     split = dataset.splits[name]
     make = getattr(split, 'fingerprint', None)
-    # Of a split without one it is known how many examples it has.
+    # A split without one is known by its number of examples.
     found[name] = make() if make else fingerprint.of([b'%d' % len(split)])
   return found
 

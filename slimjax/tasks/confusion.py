@@ -175,7 +175,7 @@ def plot(
   figure.supxlabel('predicted', fontsize=9)
   figure.supylabel('true', fontsize=9)
   with warnings.catch_warnings():
-    # Of letters that the font has not, boxes are shown.
+    # Letters that the font lacks are shown as boxes.
     warnings.filterwarnings('ignore', message='Glyph')
     plots.save(figure, path)
 

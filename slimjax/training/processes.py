@@ -219,8 +219,8 @@ class Stop:
 class Timer:
   """Says when it is time to save again, alike in all processes.
 
-  One process asks its clock after every step. Of several it is process 0's that
-  counts, and they ask each other every few steps.
+  A single process looks at its clock after every step. Several processes go by
+  the clock of process 0, and ask for it every few steps.
   """
 
   def __init__(
@@ -242,7 +242,7 @@ class Timer:
     self._last = clock()
 
   def saved(self) -> None:
-    """Counts from here."""
+    """Starts to count again."""
     self._last = self._clock()
 
   def due(self, step: int) -> bool:
