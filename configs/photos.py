@@ -8,11 +8,14 @@ classes are those folders; without val/ a fifth of each is set aside to test on.
 Any set of tensorflow-datasets works too: --config.data.name=NAME.
 
 It suits some hundred to some ten thousand photos: of 20,000 or more a third of
-the epochs is enough (--config.epochs=20), of fewer than 500 take twice as many.
+the epochs is enough (--config.epochs=30), of fewer than 500 take more.
 --config.data.image_size=64 trains four times as fast as 128; details need more,
 up to 224. A few hundred photos are little to learn from: weights that have seen
 others are the better start, --config.init.source=RUN_OR_FILE, with a tenth of
-the rate, --config.schedule.peak_lr=0.002.
+the rate, --config.schedule.peak_lr=0.003.
+Expected error: it depends on the photos, and was not measured on any. Of 288
+drawn textures of three kinds (64 pixels, width 0.25 alone) 65 % of the test
+images were wrong after 15 epochs and 46 % after 30.
 Source: the recipe is our own.
 """
 
@@ -26,12 +29,12 @@ def get_config() -> config_dict.ConfigDict:
   config.seed = 0
   config.batch_size = 32
   config.eval_batch_size = 64
-  config.epochs = 60
+  config.epochs = 100
   config.log_every_steps = 20
   config.eval_every_epochs = 5
   config.model.update(name='mobilenet_v1')
   # None: as many as there are folders.
   config.model.num_classes = config_dict.placeholder(int)
   config.data.update(name='image_folder', augmentation='mobile', image_size=128)
-  config.schedule.update(name='cosine', peak_lr=0.02, warmup_epochs=3.0)
+  config.schedule.update(name='cosine', peak_lr=0.03, warmup_epochs=5.0)
   return config
