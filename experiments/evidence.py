@@ -73,7 +73,7 @@ class Experiment:
 
     Args:
       script: the script's `__file__`.
-      arguments: its arguments; None takes those of sys.argv.
+      arguments: arguments of the script; None takes those of sys.argv.
     """
     folder = pathlib.Path(script).resolve().parent
     parser = argparse.ArgumentParser(
@@ -101,7 +101,7 @@ class Experiment:
 
   @property
   def published(self) -> bool:
-    """Whether the configuration is a published one, not the few digits."""
+    """Returns whether the configuration is a published one, no few digits."""
     return self.config != FEW_DIGITS
 
   def get(self, seed: int, **model: Any) -> Any:
@@ -157,8 +157,8 @@ class Experiment:
     """Returns test errors of a variant.
 
     Args:
-      name: of its runs' folders.
-      get: makes the configuration of a seed.
+      name: begin of the names of its runs' folders.
+      get: function that gives the configuration of a seed.
       **hooks: see `slimjax.train.train_and_evaluate`.
     """
     found: Errors = {}
@@ -174,9 +174,9 @@ class Experiment:
     """Returns test errors of networks trained alone.
 
     Args:
-      prefix: of their runs' folders.
-      widths: of the networks.
-      get: makes the configuration of a seed and a width.
+      prefix: begin of the names of their runs' folders.
+      widths: widths of the networks.
+      get: function that gives the configuration of a seed and a width.
     """
     found: Errors = {}
     for width in widths:
@@ -194,7 +194,7 @@ class Experiment:
 
     Args:
       name: name of the model.
-      factor: factor of the learning rate.
+      factor: factor of the learning rate; default: 1.
     """
 
     def scaled(config):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
-# Imported when first used: a process that serves a bundle (slimjax.runtime)
-# imports no model and no Flax.
+# They are imported when first used: a process that serves a bundle
+# (slimjax.runtime) imports no model and no Flax.
 _HOMES = {
   'MODELS': 'models',
   'Profile': 'variables.profile',

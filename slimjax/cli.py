@@ -91,10 +91,11 @@ def define_config(
   is given twice counts as given last. The value is a locked `ConfigDict`.
 
   Args:
-    name: name of the flag.
+    name: name of the flag; default: config.
     required: whether the program cannot do without; default: yes.
-    purpose: begin of the flag's help, without a full stop.
-    flag_values: where the flag is defined; default: where the others are.
+    purpose: begin of the flag's help, without a full stop; default:
+      'Configuration of the run'.
+    flag_values: flags among which it is defined; default: all others.
   """
   names = ', '.join(configurations())
   holder = config_flags.DEFINE_config_file(
@@ -184,7 +185,7 @@ class _ConfigParser(flags.ArgumentParser):
 
   def _load(self, path: pathlib.Path) -> types.ModuleType:
     naming.look_here()
-    # Under a name of its own, or it would hide a package.
+    # It has a name of its own, or it would hide a package.
     name = f'{self._flag}_file'
     loader = importlib.machinery.SourceFileLoader(name, str(path))
     spec = importlib.util.spec_from_loader(name, loader)
@@ -311,7 +312,7 @@ def _stop(error: Exception, status: int) -> None:
 
 
 def is_user_error(error: BaseException) -> bool:
-  """Returns whether an error is one that our code raised, of what it was given.
+  """Returns whether our code raised an error, about what it was given.
 
   A ValueError that arises elsewhere, or in a call that our code makes, is a
   bug: only one that a `raise` in our source made counts.

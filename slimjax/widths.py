@@ -46,7 +46,7 @@ def canonical(width: Width | Sequence[int] | str) -> Width:
       )
     return tuple(int(c) for c in channels)
   try:
-    # By its digits: np.float32(0.35) is 0.35, not 0.3499999940395355.
+    # Its digits count: np.float32(0.35) is 0.35, not 0.3499999940395355.
     short = str(width) if type(width).__name__ == 'float32' else width
     value = float(short)  # type: ignore[arg-type]
   except (TypeError, ValueError):

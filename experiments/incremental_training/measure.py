@@ -26,7 +26,7 @@ def widened(model, variables, *, base):
 
   Args:
     model: the wider model.
-    variables: its variables, as drawn.
+    variables: variables of the model, as drawn.
     base: folder of the thinner run.
   """
   del model

@@ -37,7 +37,7 @@ class Request:
   """One answer.
 
   Attributes:
-    at_s: when it was sent, seconds since the first.
+    at_s: seconds from the first request to this one.
     latency_ms: time until the answer was there.
     width: width it was answered at.
     correct: whether the most probable class is the label.
@@ -97,8 +97,8 @@ async def drive(port, seconds, few, many):
   """Returns the requests of a third with few clients, one with many, one few.
 
   Args:
-    port: of the server on this machine.
-    seconds: length of it all.
+    port: port of the server on this machine.
+    seconds: length of all three parts.
     few, many: numbers of concurrent requests.
   """
   examples, random = pictures(), np.random.default_rng(0)

@@ -184,7 +184,8 @@ class Corrupt:
   """
 
   def __init__(self, allowed: int):
-    """
+    """Starts at no unreadable image.
+
     Args:
       allowed: number of images that may be unreadable.
     """

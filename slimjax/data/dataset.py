@@ -23,11 +23,11 @@ class Dataset:
   """Splits of images, and what is done to them on the device.
 
   Attributes:
-    name: its name in the configuration.
+    name: name of the data set in the configuration.
     num_classes: number of classes, above all labels; 0 if there are none.
     class_names: one name per class, or empty.
     image_size: height and width in pixels.
-    preprocessing: what `preprocess` does, in words.
+    preprocessing: description of what `preprocess` does.
     splits: `train`, `test` and, if one was set aside, `held_out`.
     augment: (key, batch) -> batch for training: augments and preprocesses the
       images, and transforms what belongs to an image along with it. It runs on

@@ -37,8 +37,8 @@ def create(
 
   Args:
     max_shift, max_degrees, max_zoom: see `augment`.
-    train_images: number of training images, by default 1,437; fewer make a
-      harder task. The other images are for testing.
+    train_images: number of training images; default: 1,437. Fewer make a harder
+      task. The other images are for testing.
     split_seed: seed that draws the training images; default: 0.
   """
   return Dataset(
@@ -62,7 +62,7 @@ def create(
       ),
     ),
     preprocess=preprocess,
-    # Of any picture: its centre, as a square of that size.
+    # Any picture is cut to its centre, as a square of that size.
     decode=CentreCrop(IMAGE_SIZE, IMAGE_SIZE),
   )
 

@@ -47,11 +47,11 @@ class Listing:
   """What is in a folder of classes.
 
   Attributes:
-    images: by class name, its files as bytes, CLASS/FILE, in the order of
-      names. Class names are composed (Unicode NFC), files are as they lie.
-    left_out: how many entries were left out, by class name ('' is beside the
+    images: files by class name, as bytes, CLASS/FILE, in the order of names.
+      Class names are composed (Unicode NFC), files are as they lie.
+    left_out: number of entries left out, by class name ('' is beside the
       classes) and reason.
-    broken: links that lead nowhere.
+    broken: paths of links that lead nowhere.
   """
 
   images: Mapping[str, Sequence[bytes]]
@@ -211,7 +211,8 @@ class _Walk:
 
     Args:
       place: folder, relative to the root, as paths are.
-      above: real paths of the folders above, for links that lead back.
+      above: real paths of the folders above, for links that lead back; default:
+        none.
     """
     folder = self._root / place
     above = (*above, os.path.realpath(folder))

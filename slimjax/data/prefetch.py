@@ -26,7 +26,8 @@ class Prefetched(Iterator):
     *,
     ahead: int = 2,
   ):
-    """
+    """Starts to read.
+
     Args:
       batches: generator, closed by the thread that reads it.
       place: function that puts a batch on the devices.

@@ -48,8 +48,8 @@ class AugmentImages:
   """Augments the images of a batch; labels stay as they are.
 
   Attributes:
-    function: (key, images, **options) -> images
-    options: its other arguments, as (name, value) pairs; default: none.
+    function: (key, images, **options) -> images.
+    options: other arguments of it, as (name, value) pairs; default: none.
   """
 
   function: Callable[..., jax.Array]
@@ -91,7 +91,7 @@ def colour_augment(
     key: a key of `jax.random`.
     images: uint8 [b, h, w, 3].
     mean, std: see `normalise`.
-    jitter: see `colour_jitter`; default: 0.4.
+    jitter: largest deviation, see `colour_jitter`; default: 0.4.
     lighting: deviation of `lighting_noise`; default: 0.1.
   """
   images = jnp.asarray(images, jnp.float32) / 255.0

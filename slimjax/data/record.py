@@ -36,14 +36,14 @@ class DataRecord:
   """A data set without its examples.
 
   Attributes:
-    name: its name in the configuration.
+    name: name of the data set in the configuration.
     num_classes: number of classes; 0 where there are none.
     class_names: one name per class, or empty.
     image_size: height and width in pixels.
-    preprocessing: what `preprocess` does, in words.
+    preprocessing: description of what `preprocess` does.
     examples: number of examples by split.
-    fingerprints: by split, a hash of what its examples are: names and labels
-      of files, arrays of what is held in memory.
+    fingerprints: hash by split of what its examples are: names and labels of
+      files, arrays of what is held in memory; default: none.
     decode: see `slimjax.data.dataset.Dataset`; None where the data are no
       pictures, or where it has no name to find it by.
     preprocess: likewise; None where it has no name to find it by.
@@ -88,7 +88,7 @@ def write_record(workdir: epath.PathLike, record: DataRecord) -> None:
     files.write_bytes(workdir / SAMPLES, packed.getvalue())
   else:
     (workdir / SAMPLES).unlink(missing_ok=True)
-  # The last: a folder without it has no record.
+  # This file is the last: a folder without it has no record.
   fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
   files.write_json(
     workdir / RECORD,
@@ -142,8 +142,8 @@ def differences(
 
   Args:
     record: record of the run.
-    dataset: as it is now.
-    splits: whose examples are compared; by default all.
+    dataset: the data set as it is now.
+    splits: names of splits whose examples are compared; default: all.
   """
   lines = []
   if record.name != dataset.name:
@@ -220,7 +220,7 @@ def _fingerprints(dataset: Dataset, names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_samples(split: Split) -> np.ndarray | None:
-  """Images from all over a split, for its first may be all of one class."""
+  """Returns images from all over a split: its first may be all of one class."""
   places = np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)))
   batch = split.read_eval(np.unique(places.astype(int)))
   images = np.asarray(batch['image'])[np.asarray(batch['mask'])]

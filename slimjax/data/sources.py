@@ -23,10 +23,10 @@ class Record(NamedTuple):
   """One example.
 
   Attributes:
-    name: its name, for messages.
-    encoded: its image, encoded.
-    label: the number of its class.
-    problem: why the image cannot be read; '' if it can.
+    name: name of the example, for messages.
+    encoded: image of the example, encoded.
+    label: number of its class.
+    problem: reason why the image cannot be read; default: '', it can.
   """
 
   name: str
@@ -61,7 +61,7 @@ class Sources:
   Attributes:
     train: the training images.
     test: the test images; None if there is no such split.
-    test_name: what that split is called.
+    test_name: name of that split.
     class_names: one name per class.
     notes: lines on what was found, for the user.
   """
@@ -105,7 +105,7 @@ class TfdsSource:
     return [b'%d' % i for i in range(len(self))]
 
   def fingerprint(self, chosen: np.ndarray) -> str:
-    """A prepared set is what its version and its files say."""
+    """Hashes version and files: a prepared set is what they say."""
     return fingerprint.of([self.origin.encode(), np.asarray(chosen, np.int64)])
 
 

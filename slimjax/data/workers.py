@@ -46,7 +46,7 @@ def processors(root: pathlib.Path = pathlib.Path('/')) -> int:
   of their time (cgroups, of both versions).
 
   Args:
-    root: where the file system begins; default: /.
+    root: folder in which the file system begins; default: /.
   """
   if hasattr(os, 'sched_getaffinity'):
     count = len(os.sched_getaffinity(0))

@@ -33,7 +33,7 @@ class Answer:
     by_width: the classes by width, the most probable first; if the network does
       not predict logits of classes, its outputs, a tree of arrays. Empty if the
       file cannot be read.
-    problem: why the file cannot be read; '' if it can.
+    problem: reason why the file cannot be read; '' if it can.
   """
 
   path: str
@@ -82,10 +82,10 @@ def answer(
   answered all the same. Files are read in batches, each once for all widths.
 
   Args:
-    predictor: from `slimjax.load`.
-    paths: the files.
+    predictor: a predictor of `slimjax.load`.
+    paths: paths of the files.
     widths: widths to answer at.
-    top: number of classes of each.
+    top: number of classes of each; default: 5.
   """
   size = predictor.network.batch_sizes[-1]
   for start in range(0, len(paths), size):
@@ -117,7 +117,7 @@ def _predict(
   def predict(width):
     return predictor.predict(images, width=width, top=top)
 
-  # In threads, for the first batch compiles a program at each width.
+  # Threads do it: the first batch compiles a program at each width.
   with ThreadPoolExecutor(min(len(widths), os.cpu_count() or 1)) as pool:
     return dict(zip(widths, pool.map(predict, widths), strict=True))
 
@@ -155,8 +155,8 @@ def print_answers(
   """Prints a table: a row for each picture, a column for each width.
 
   Args:
-    answers: from `answer`.
-    widths: their widths.
+    answers: answers, as `answer` yields them.
+    widths: widths of the answers.
     console: a `rich.console.Console`.
   """
   import rich.markup

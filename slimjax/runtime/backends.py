@@ -28,7 +28,7 @@ class Compiled:
   """A width's program for one shape of images.
 
   Attributes:
-    call: (prepared weights, images) -> outputs
+    call: (prepared weights, images) -> outputs.
     compile_s: seconds the compilation took, beside whatever else ran; None if
       it was not timed.
     temp_bytes: temporary memory of the program; None if the backend does not
@@ -69,9 +69,9 @@ class WidthPrograms:
 
   Attributes:
     read: () -> the tensors that `prepare` takes.
-    shapes: () -> their shapes.
-    prepare: tensors -> weights
-    predict: (weights, floating images) -> outputs
+    shapes: () -> shapes of these tensors.
+    prepare: tensors -> weights.
+    predict: (weights, floating images) -> outputs.
   """
 
   read: Callable[[], Mapping[str, Any]]

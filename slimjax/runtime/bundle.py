@@ -65,7 +65,7 @@ def record_latencies(
   Args:
     folder: folder of the bundle.
     latencies_ms: median latency of a request, by width; other widths keep none.
-    measured: on what device, by which backend, for what batch size, and when.
+    measured: device, backend, batch size and time of the measurement.
 
   Returns:
     The new manifest.

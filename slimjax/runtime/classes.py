@@ -12,8 +12,8 @@ class Guess:
 
   Attributes:
     index: index of the class, from 0.
-    name: its name; the index in digits where classes have no names.
-    probability: in [0, 1]; over all classes they sum to one.
+    name: name of the class; the index in digits where classes have no names.
+    probability: number in [0, 1]; over all classes they sum to one.
   """
 
   index: int

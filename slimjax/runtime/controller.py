@@ -85,15 +85,16 @@ class Controller:
     """Starts at the best width that holds the budget in the table.
 
     Args:
-      table: from `slimjax.benchmark`, or rows of one batch size.
-      budget_ms: the longest a request should take.
-      quantile: share of the requests that should be within the budget.
+      table: table of `slimjax.benchmark`, or rows of one batch size.
+      budget_ms: the longest that a request should take, ms.
+      quantile: share of the requests that should be within the budget; default:
+        0.95.
       memory_mb: the most that the prepared weights and the peak temporary
         memory of the width in use may take; default: no limit.
       min_accuracy: the least accuracy, percent (100 - error), that is taken,
         even if no such width holds the budget; default: none.
-      batch_size: images in a request.
-      clock: returns the time in seconds.
+      batch_size: number of images in a request; default: 1.
+      clock: function that gives the time in seconds; default: a monotonic one.
 
     Raises:
       ValueError: an argument is out of range, or the table lacks what a
@@ -173,7 +174,7 @@ class Controller:
 
   @property
   def widths(self) -> tuple[Width, ...]:
-    """The widths that may be picked, fastest first."""
+    """Returns the widths that may be picked, fastest first."""
     return tuple(row.width for row in self._rows)
 
   def pick(self) -> Width:
@@ -186,8 +187,7 @@ class Controller:
     Args:
       latency_ms: latency of a request at the width picked last.
       width: width it was answered at; default: the one picked last. A request
-        that was under way when the pick changed, and so has another width, is
-        left out.
+        of another width, under way when the pick changed, is left out.
 
     Raises:
       ValueError: the latency is not a positive number.

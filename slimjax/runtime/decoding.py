@@ -20,7 +20,7 @@ class PictureError(ValueError):
   """A picture cannot be read or decoded.
 
   Attributes:
-    reason: why, without the name of the file.
+    reason: the reason, without the name of the file.
   """
 
   def __init__(self, path: str | os.PathLike, reason: str):
@@ -32,7 +32,7 @@ def read_picture(path: str | os.PathLike, decode: Decode) -> np.ndarray:
   """Returns the picture of a file, decoded.
 
   Args:
-    path: the file.
+    path: path of the file.
     decode: an encoded picture -> uint8 [h, w, 3].
 
   Raises:
@@ -51,7 +51,7 @@ def decode_picture(
   """Returns an encoded picture, decoded.
 
   Args:
-    encoded: such as the content of a JPEG.
+    encoded: content of a file, such as a JPEG.
     decode: an encoded picture -> uint8 [h, w, 3].
     name: name of the picture, for errors.
 
@@ -70,7 +70,7 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
   """Returns a rule as JSON: its name and its numbers.
 
   Args:
-    decode: such as `slimjax.data.dataset.Dataset.decode`.
+    decode: a rule such as `slimjax.data.dataset.Dataset.decode`.
 
   Returns:
     None if there is none, or if it is a user's own function.

@@ -13,7 +13,7 @@ def print_table(table: Table, console: Any) -> None:
   """Prints one line per width and batch size.
 
   Args:
-    table: from `slimjax.runtime.measure`.
+    table: table of `slimjax.runtime.measure`.
     console: a `rich.console.Console`.
   """
   import rich.table
@@ -45,7 +45,7 @@ def print_table(table: Table, console: Any) -> None:
     return '?' if value is None else f'{value / scale:.{digits}f}'
 
   def in_units(value):
-    # Without the space: the line is full.
+    # The space is left out: the line is full.
     return '?' if value is None else units.count(value).replace(' ', '')
 
   for row in table.rows:
@@ -72,8 +72,8 @@ def plot(table: Table, path: str | os.PathLike, title: str) -> None:
   Bars reach to the 95th percentile; dominated widths are crosses, off the line.
 
   Args:
-    table: from `slimjax.runtime.measure`.
-    path: the file, with the suffix .png.
+    table: table of `slimjax.runtime.measure`.
+    path: path of the file, with the suffix .png.
     title: name of the network.
   """
   figure = plots.figure((6.5, 4.2))

@@ -31,8 +31,8 @@ def export_run(
 
   Args:
     workdir: folder of the training run.
-    out: a folder that does not exist yet.
-    widths: numbers, channels or printed names; by default all of the run.
+    out: folder of the bundle, which does not exist yet.
+    widths: numbers, channels or printed names; default: all of the run.
     default_width: width that is used where none is given, named likewise;
       default: the widest.
     batch_size, platforms, formats, onnx_input: see `slimjax.runtime.export`.

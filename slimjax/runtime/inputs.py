@@ -31,8 +31,8 @@ def measure_range(
 
   Args:
     preprocess: uint8 images [b, h, w, 3] -> floating images.
-    image_size: (height, width)
-    batch_size: batch size that it takes; None for any.
+    image_size: (height, width).
+    batch_size: batch size that it takes; default: any.
   """
   shape = (batch_size or 1, *image_size, 3)
   values = [
@@ -81,7 +81,7 @@ class Inputs:
     self._check_values(images)
     if images.dtype == np.float32:
       return images
-    # On the host, where nothing is compiled.
+    # The host converts, where nothing is compiled.
     return np.asarray(images).astype(np.float32)
 
   def _check_values(self, images: Any) -> None:

@@ -49,9 +49,10 @@ def load(
   Args:
     folder: folder of the bundle.
     widths: widths to load; default: all it has.
-    backend: 'jax', or 'onnxruntime' (on the CPU; needs the extra `onnx`).
-    prepare: when weights are prepared: 'load' (all widths now), 'use' (each
-      when it is first used), or 'lean' (one at a time, anew at each switch).
+    backend: 'jax' (default), or 'onnxruntime' (on the CPU; needs the extra
+      `onnx`).
+    prepare: when weights are prepared: 'load' (default: all widths now), 'use'
+      (each when it is first used), or 'lean' (one at a time, at each switch).
     batch_sizes: batch sizes to compile now, several at a time, for the
       documented form of images (uint8, where the bundle can preprocess); others
       are compiled when they first come, while these answer. With 'lean' as
@@ -138,9 +139,9 @@ def prepare_ahead(
   """Compiles programs for batch sizes, and prepares weights, in threads.
 
   Args:
-    network: whose.
-    batch_sizes: of images in the documented form, uint8 where there is a
-      preprocessing; at every width.
+    network: network whose programs they are, at every width.
+    batch_sizes: batch sizes of images in the documented form, uint8 where there
+      is a preprocessing.
     weights: whether the weights of every width are prepared, too.
   """
   dtype = 'uint8' if network.manifest.preprocesses else 'float32'

@@ -24,7 +24,7 @@ class WidthEntry:
     macs: multiply-accumulates for one image.
     params: parameters the width uses.
     prepared_bytes: size of its prepared weights.
-    error: what is minimised, on validation images: the headline metric of the
+    error: number to minimise, on validation images: the headline metric of the
       manifest, or its negative; None if it was not measured.
     prepare, predict: files of its programs; None without the format 'jax'.
     inputs: names of the tensors that `prepare` takes.
@@ -56,15 +56,15 @@ class Manifest:
       built from it.
     class_names: one name per class, or empty.
     image_size: (height, width) that the programs take.
-    preprocessing: what has to be done to uint8 images, in words; the program
-      `preprocess` does it.
+    preprocessing: description of what has to be done to uint8 images; the
+      program `preprocess` does it.
     batch_size: batch size that the programs take; None for any.
     platforms: platforms that the programs are made for.
     widths: one entry per width, thinnest first.
     default_width: width that is used where none is given.
-    validation: where the errors come from: data set, split, examples, step.
+    validation: origin of the errors: data set, split, examples, step.
     versions: versions of the packages that wrote the bundle.
-    files: {path: {'bytes', 'sha256'}}
+    files: {path: {'bytes', 'sha256'}}.
     headline: title, unit and direction of the metric of the errors; if more is
       better, the errors are its negatives.
     outputs: 'logits' if the outputs are logits of the classes, [b, classes];
@@ -74,9 +74,9 @@ class Manifest:
     preprocesses: whether uint8 images are taken, and preprocessed.
     input_range: smallest and largest value of preprocessed images; None if it
       is unknown.
-    source: where the weights come from: run and step, or empty.
-    measured: where the latencies come from: device, backend, batch size and
-      time, or empty.
+    source: origin of the weights: run and step, or empty.
+    measured: origin of the latencies: device, backend, batch size and time, or
+      empty.
     onnx_input: type of the images that the ONNX models take: 'float32',
       preprocessed, or 'uint8'.
   """

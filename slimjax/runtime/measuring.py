@@ -48,9 +48,10 @@ def measure(
   Args:
     network: a `Network`, from `slimjax.runtime.load`.
     widths: widths to measure; default: all that are loaded.
-    batch_sizes: numbers of images in a request.
-    rounds: number of turns of each width; at least 3.
-    on_round: called with (rounds done, rounds) after each; default: nothing.
+    batch_sizes: numbers of images in a request; default: 1.
+    rounds: number of turns of each width, at least 3; default: 30.
+    on_round: function called with (rounds done, rounds) after each; default:
+      none.
 
   Returns:
     The table, one row per width and batch size.
@@ -106,9 +107,9 @@ def record(
   """Writes measured latencies into the manifest of a bundle.
 
   Args:
-    table: what was measured of the bundle.
+    table: table that was measured of the bundle.
     folder: folder of the bundle.
-    batch_size: batch size whose latencies are written.
+    batch_size: batch size whose latencies are written; default: 1.
 
   Returns:
     The new manifest.

@@ -88,11 +88,11 @@ class Network:
 
   @property
   def backend(self) -> str:
-    """'jax' or 'onnxruntime'."""
+    """Returns 'jax' or 'onnxruntime'."""
     return self._backend.name
 
   def __call__(self, images: Any, *, width: Width | None = None) -> Any:
-    """Returns the outputs: of a classifier logits [b, classes], float32.
+    """Returns the outputs; a classifier's are logits [b, classes], float32.
 
     They are arrays of jax, or of numpy with the backend 'onnxruntime'. The call
     waits for the outputs of a batch that is padded or split; others it returns

@@ -41,7 +41,8 @@ class Graph:
   """Collects nodes and constants, in the order they are made."""
 
   def __init__(self, images: str) -> None:
-    """
+    """Starts an empty graph.
+
     Args:
       images: name of the graph's input, whose batch is the unknown size.
     """

@@ -8,7 +8,7 @@ from slimjax.data.preprocess import Normalise
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
 
-# In the order of the file.
+# Keys of the metadata, in the order of the file.
 KEYS = {
   'class_names': 'one name per class, as a JSON list',
   'outputs': "'logits', if the outputs are logits of the classes",

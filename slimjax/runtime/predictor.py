@@ -35,7 +35,8 @@ class Predictor:
   def __init__(
     self, network: Network, source: str, decode: Decode | None = None
   ):
-    """
+    """Joins a network and its rule for pictures.
+
     Args:
       network: network of a bundle or a run.
       source: run or bundle that it is from, in words.
@@ -48,27 +49,27 @@ class Predictor:
 
   @property
   def widths(self) -> tuple[Width, ...]:
-    """The widths, thinnest first."""
+    """Returns the widths, thinnest first."""
     return self.network.widths
 
   @property
   def default_width(self) -> Width:
-    """The width that is used where none is given."""
+    """Returns the width that is used where none is given."""
     return self.network.default_width
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """One name per class, or empty."""
+    """Returns one name per class, or an empty tuple."""
     return self.network.manifest.class_names
 
   @property
   def image_size(self) -> tuple[int, int]:
-    """Height and width of the images, pixels."""
+    """Returns height and width of the images, pixels."""
     return self.network.manifest.image_size
 
   @property
   def preprocessing(self) -> str:
-    """The preprocessing of uint8 images, in words."""
+    """Returns the preprocessing of uint8 images, in words."""
     return self.network.manifest.preprocessing
 
   def __repr__(self) -> str:
@@ -101,8 +102,8 @@ class Predictor:
     """Returns an encoded picture as the network takes it, uint8 [h, w, 3].
 
     Args:
-      encoded: such as the content of a JPEG.
-      name: what the picture is called in errors.
+      encoded: content of a file, such as a JPEG.
+      name: name of the picture in errors; default: 'picture'.
 
     Raises:
       slimjax.runtime.decoding.PictureError: it cannot be decoded.
@@ -129,7 +130,8 @@ class Predictor:
       images: the path of a picture or an image [h, w, 3]; a list of these; or
         images [b, h, w, 3]. Arrays are uint8, or floating and preprocessed.
       width: one of `widths`; default: `default_width`.
-      top: number of classes for each image, the most probable first.
+      top: number of classes for each image, the most probable first; default:
+        5.
 
     Returns:
       A list of `Guess` for each image. If the network does not predict logits

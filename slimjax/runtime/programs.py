@@ -22,10 +22,11 @@ class Programs(Generic[Key, Program]):
   """Keeps programs by their keys; may be used from many threads."""
 
   def __init__(self, compile: Callable[[Key], Program], limit: int):
-    """
+    """Starts without programs.
+
     Args:
-      compile: makes the program of a key.
-      limit: how many are kept.
+      compile: function that makes the program of a key.
+      limit: number of programs that are kept.
     """
     self._compile = compile
     self._limit = limit

@@ -47,11 +47,11 @@ class ServedRun:
 
   Attributes:
     model, variables: the network and its variables.
-    task: its task.
-    data: its record of the data set.
-    errors: what is minimised, on the test split at this step, by width; empty
+    task: task of the run.
+    data: record of its data set.
+    errors: numbers to minimise, on the test split at this step, by width; empty
       if it was not scored then.
-    source: run and step.
+    source: origin of the variables, run and step.
   """
 
   model: SlimNet
@@ -63,7 +63,7 @@ class ServedRun:
 
   @property
   def validation(self) -> dict[str, Any]:
-    """The origin of the errors, as in a manifest."""
+    """Returns the origin of the errors, as in a manifest."""
     return {
       'data': self.data.name,
       'split': 'test',
@@ -73,7 +73,7 @@ class ServedRun:
 
   @property
   def outputs(self) -> str:
-    """'logits' if the task says that it predicts them; else ''."""
+    """Returns 'logits' if the task says that it predicts them; else ''."""
     return getattr(self.task, 'outputs', '')
 
 
@@ -88,7 +88,7 @@ def read_run(
     workdir: folder of the training run.
     best: whether to take the checkpoint with the least validation error; by
       default the latest.
-    samples: whether sample images are needed.
+    samples: whether sample images are needed; default: no.
 
   Raises:
     FileNotFoundError: there is no run, or it has no whole checkpoint yet.
@@ -136,7 +136,7 @@ def run_network(
   """Returns the network of a run, compiled from its model.
 
   Args:
-    run: from `read_run`.
+    run: a run of `read_run`.
     widths: widths to load; default: all of the run.
     backend: only 'jax'; ONNX models are written by an export.
     prepare, batch_sizes, max_batch, max_programs, device: see

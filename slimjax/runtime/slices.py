@@ -62,9 +62,9 @@ def width_programs(
   """Returns what runs at one width of a model with its variables.
 
   Args:
-    model: as `slimjax.runtime.export` takes it.
-    variables: its variables; `read` gives those that the width uses.
-    width: one of the model's.
+    model: the network, as `slimjax.runtime.export` takes it.
+    variables: variables of the model; `read` gives those that the width uses.
+    width: one of the model's widths.
     predict: (forward, {'image': images}) -> outputs, such as a task's.
   """
   tensors = width_tensors(variables, model.switch(width))
@@ -90,10 +90,10 @@ def describe_width(
 
   Args:
     model: the whole network.
-    width: one of the model's.
-    programs: from `width_programs`.
-    image_size: (height, width)
-    error: what is minimised, on validation images; None if it is unknown.
+    width: one of the model's widths.
+    programs: programs of `width_programs`.
+    image_size: (height, width).
+    error: number to minimise, on validation images; None if it is unknown.
   """
   tensors = programs.shapes()
   prepared = jax.eval_shape(programs.prepare, tensors)

@@ -36,7 +36,7 @@ class Row:
     temp_bytes: the program's peak temporary memory; None if unknown.
     macs: multiply-accumulates for one image.
     params: number of parameters.
-    error: what is minimised, on validation images; None if unknown.
+    error: number to minimise, on validation images; None if unknown.
   """
 
   width: Width
@@ -70,14 +70,14 @@ class Row:
 
   @property
   def peak_bytes(self) -> int | None:
-    """Prepared weights and the program's temporary memory; None if unknown."""
+    """Returns bytes of weights and temporary memory; None if unknown."""
     if self.temp_bytes is None:
       return None
     return self.weight_bytes + self.temp_bytes
 
   @property
   def badness(self) -> float:
-    """The error, or minus the MACs if it is unknown; less is better."""
+    """Returns the error, or minus the MACs if unknown; less is better."""
     return -float(self.macs) if self.error is None else self.error
 
 
@@ -89,9 +89,9 @@ class Table:
     rows: one for each width and batch size.
     device: the device it was measured on, in words.
     backend: 'jax' or 'onnxruntime'.
-    measured: when it was measured, ISO 8601.
+    measured: time of the measurement, ISO 8601.
     versions: {package: version} of those that ran.
-    error_title: what `error` is, with its unit.
+    error_title: title of `error`, with its unit.
   """
 
   rows: tuple[Row, ...]
@@ -103,7 +103,7 @@ class Table:
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:
-    """The batch sizes measured, smallest first."""
+    """Returns the batch sizes measured, smallest first."""
     return tuple(sorted({row.batch_size for row in self.rows}))
 
   def of_batch(self, batch_size: int) -> tuple[Row, ...]:

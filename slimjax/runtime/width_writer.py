@@ -52,9 +52,9 @@ def write_width(
   Args:
     folder: folder of the bundle.
     model, variables: the whole network.
-    width: one of the model's.
+    width: one of the model's widths.
     form: options of the bundle.
-    error: what is minimised, on validation images; None if it is unknown.
+    error: number to minimise, on validation images; None if it is unknown.
   """
   programs = width_programs(model, variables, width, form.predict)
   entry = describe_width(model, width, programs, form.image_size, error)

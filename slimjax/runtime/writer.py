@@ -70,17 +70,18 @@ def export(
   """Writes `model` as a bundle, loads it again and compares its outputs.
 
   Args:
-    model: from `slimjax.create_model`, or a `SlimNet` of your own.
-    variables: its variables.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
+    variables: variables of the model.
     out: a local folder that does not exist yet; it appears when it is whole.
     image_size: pixels, or (height, width).
     widths: widths to write; default: all widths.
     preprocess: uint8 images [b, h, w, 3] -> floating images; becomes part of
       the bundle. Without it the bundle takes preprocessed images only.
-    preprocessing: the same in words, for the manifest.
-    class_names: one name per class, or empty.
-    errors: what is minimised, on validation images, by width; default: none.
-    headline: metric that the errors are values of, for tables and plots.
+    preprocessing: the same in words, for the manifest; default: ''.
+    class_names: one name per class; default: none.
+    errors: numbers to minimise, on validation images, by width; default: none.
+    headline: metric that the errors are values of, for tables and plots;
+      default: none.
     predict: (forward, {'image': images}) -> outputs of the bundle, an array or
       a tree of arrays, examples first, such as a task's `predict`; default:
       the network's outputs.
@@ -88,10 +89,11 @@ def export(
       from which classes and probabilities are predicted; default: arrays that
       are returned as they are.
     decode: an encoded picture -> uint8 [h, w, 3], so that the bundle takes
-      files. Only a `slimjax.data.jpeg.CentreCrop` can be written.
+      files (only a `slimjax.data.jpeg.CentreCrop` can be written); default:
+      none.
     default_width: width that is used where none is given; default: the widest.
-    validation: where the errors come from, for the manifest (JSON).
-    source: where the weights come from, such as run and step, likewise.
+    validation: origin of the errors, for the manifest (JSON); default: none.
+    source: origin of the weights, such as run and step, likewise.
     sample: images on which the bundle is checked: uint8 with `preprocess`,
       otherwise floating; default: noise.
     batch_size: batch size that the programs take; default: any.

@@ -6,8 +6,7 @@ from slimjax.tasks.base import Metric
 from slimjax.tasks.base import Task
 from slimjax.tasks.classification import Classification
 
-# By the name that a configuration gives them; their attributes are the section
-# `loss`.
+# Tasks by the name in a configuration; their attributes are the section `loss`.
 TASKS: dict[str, Callable[..., Task]] = {'classification': Classification}
 
 __all__ = ['TASKS', 'Classification', 'Metric', 'Task']

@@ -29,9 +29,9 @@ class Metric:
   """A number of the scores that is shown.
 
   Attributes:
-    name: its key in the scores.
-    title: for tables and axes.
-    unit: for tables and axes, such as '%'.
+    name: key of the metric in the scores.
+    title: name in tables and on axes.
+    unit: unit in tables and on axes, such as '%'.
     direction: 'min' if less is better, 'max' if more is.
   """
 
@@ -53,7 +53,7 @@ class Metric:
 
   @property
   def axis(self) -> str:
-    """Title and unit, as on an axis."""
+    """Returns title and unit, as on an axis."""
     return f'{self.title}, {self.unit}' if self.unit else self.title
 
   def text(self, value: float) -> str:
@@ -82,7 +82,7 @@ class Task(Protocol):
   def metrics(self) -> tuple[Metric, ...]: ...
 
   def __hash__(self) -> int:
-    """Tasks key compiled programs."""
+    """Returns a hash: tasks key compiled programs."""
 
   def check(self, model: SlimNet, dataset: Dataset) -> None:
     """Raises ValueError if the network does not fit the data."""
@@ -98,7 +98,7 @@ class Task(Protocol):
     Args:
       forward: the network at this width, in training mode; called once.
       batch: this device's examples, augmented.
-      key: of (seed, step, width, device), for what is drawn at random.
+      key: random key, a function of (seed, step, width, device).
       teacher: what the wider one of this step taught; None at the widest.
 
     Returns:
@@ -118,16 +118,16 @@ class Task(Protocol):
 
     Args:
       forward: the network at this width, in evaluation mode.
-      batch: preprocessed, over all devices; `mask` is False for examples that
-        only fill it up.
+      batch: preprocessed batch over all devices; `mask` is False for examples
+        that only fill it up.
     """
 
   def accumulate(self, total: Any, measured: Any) -> Any:
     """Returns the total with one more batch's arrays, on the host.
 
     Args:
-      total: of the batches before; None at the first.
-      measured: from `measure`, as numpy arrays.
+      total: total of the batches before; None at the first.
+      measured: what `measure` returned, as numpy arrays.
     """
 
   def score(self, total: Any) -> dict[str, float]:

@@ -32,8 +32,8 @@ class Classification:
 
   Attributes:
     label_smoothing: see `slimjax.tasks.losses.cross_entropy`.
-    inplace_distillation: the widest learns from the labels, the others from its
-      soft labels (US-Nets, arXiv 1903.05134, section 3.3).
+    inplace_distillation: whether the widest alone learns from the labels, and
+      the others from its soft labels (US-Nets, arXiv 1903.05134, section 3.3).
   """
 
   label_smoothing: float = 0.0
@@ -177,7 +177,7 @@ def classification_metrics(
   if logits.shape[-1] > 5:  # of fewer, five always hold the label
     values['top5'] = top_k_correct(logits, labels, 5)
   return {
-    # Not a product: the loss of a padding row may be anything.
+    # A product would not do: the loss of a padding row may be anything.
     name: (jnp.sum(jnp.where(mask, value, 0.0)), count)
     for name, value in values.items()
   }

@@ -51,17 +51,17 @@ class Confusion:
 
   @property
   def examples(self) -> np.ndarray:
-    """Number of images of each class, int [classes]."""
+    """Returns the number of images of each class, int [classes]."""
     return self._count(np.ones(len(self.counts), bool))
 
   @property
   def wrong(self) -> np.ndarray:
-    """Number of images of each class that were taken for others."""
+    """Returns the number of images of each class taken for others."""
     return self._count(self.pairs[:, 0] != self.pairs[:, 1])
 
   @property
   def errors(self) -> np.ndarray:
-    """Error of each class in percent; NaN of one without images."""
+    """Returns the error of each class in percent; NaN of one without images."""
     examples = self.examples
     return np.where(
       examples > 0, 100.0 * self.wrong / np.maximum(examples, 1), np.nan

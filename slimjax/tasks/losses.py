@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def cross_entropy(
   logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
-  """Cross entropy with integer labels, optionally smoothed.
+  """Returns the cross entropy with integer labels, optionally smoothed.
 
   Smoothing gives the label 1 - eps and each wrong class eps / (classes - 1), as
   the published runs do (optax spreads eps over all the classes instead).
@@ -15,7 +15,7 @@ def cross_entropy(
   Args:
     logits: [b, classes].
     labels: int [b], in [0, classes).
-    label_smoothing: eps, in [0, 1).
+    label_smoothing: eps, in [0, 1); default: 0.
 
   Returns:
     [b].
@@ -29,7 +29,7 @@ def cross_entropy(
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Cross entropy with a distribution, -sum(targets * log softmax(logits)).
+  """Returns -sum(targets * log softmax(logits)): soft labels' cross entropy.
 
   Args:
     logits: [b, classes].

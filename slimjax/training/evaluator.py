@@ -50,7 +50,8 @@ class Evaluator:
     split: str = 'test',
     say: Callable[[str], None] = quiet,
   ):
-    """
+    """Prepares the evaluation; nothing is compiled yet.
+
     Args:
       model: the slimmable network.
       task: task that says what is measured, and how it is scored.

@@ -73,7 +73,7 @@ def gradient_program(
     total = carry.get('shared', {'gradients': {}, 'states': {}})
     key = jax.random.fold_in(key, place)
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    # Varying, or every gradient would be summed over the devices on its own.
+    # They are varying, or each gradient would be summed over the devices itself.
     selected = jax.tree.map(
       lambda x: lax.pcast(x, AXIS, to='varying'), selected
     )
@@ -166,7 +166,7 @@ def _add(parts, collection, gradients, whole, total):
   else:
     sums = traverse_util.flatten_dict(total)
     for path, part in small.items():
-      # With its leading axis: XLA would copy an array that changes its shape.
+      # The leading axis stays: XLA would copy an array that changes its shape.
       cut = parts[collection, *path].stacked
       sums[path] = cut.add(sums[path], part[None])
   return traverse_util.unflatten_dict(sums)

@@ -43,8 +43,9 @@ class MetricsWriter:
     Args:
       workdir: folder of the run.
       first_step: number of optimiser steps done before.
-      enabled: whether this process writes, by default yes; one of several does.
-      on_metrics: function called with every record that is written, or None.
+      enabled: whether this process writes (one of several does); default: yes.
+      on_metrics: function called with every record that is written; default:
+        none.
     """
     self._enabled = enabled
     self._on_metrics = on_metrics
@@ -125,7 +126,8 @@ class TrainLog:
     last_good: Callable[[], int | None],
     state: Mapping[str, Any] | None = None,
   ):
-    """
+    """Starts, or resumes, the sums.
+
     Args:
       task: task that summarises the sums.
       widths: {switch: width}, thinnest first.

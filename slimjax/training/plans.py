@@ -44,6 +44,6 @@ class AllWidths:
     return self.widths
 
 
-# By the name that a configuration gives them; they are called with `widths`
-# (all of the model's, widest first) and the other keys of the section `plan`.
+# Plans by the name in a configuration; they are called with `widths` (all that
+# the model has, widest first) and the other keys of the section `plan`.
 PLANS: dict[str, Callable[..., WidthPlan]] = {'all': AllWidths}

@@ -171,7 +171,7 @@ class Stop:
   SIGTERM to any process stops all. A second Ctrl-C ends this process.
 
   Attributes:
-    reason: what asked, for messages.
+    reason: signal that asked, for messages.
   """
 
   def __enter__(self) -> 'Stop':
@@ -197,7 +197,7 @@ class Stop:
 
   def _interrupt(self, *_: Any) -> None:
     self.reason = 'Ctrl-C'
-    # Not by `print`, which this may have interrupted.
+    # `print` cannot be used: this may have interrupted it.
     os.write(2, b'\nsaving after this step; Ctrl-C again ends at once\n')
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if jax.process_count() == 1:
@@ -210,7 +210,7 @@ class Stop:
       signal.signal(number, handler)
 
   def after(self, step: int) -> bool:
-    """Whether all processes stop after this step; asked after each."""
+    """Returns whether all processes stop after this step; asked after each."""
     if jax.process_count() == 1:
       return self._asked
     return multihost_utils.reached_preemption_sync_point(step)
@@ -230,11 +230,12 @@ class Timer:
     every_steps: int,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """
+    """Starts to count.
+
     Args:
       minutes: time between saves; 0 asks for none.
       every_steps: steps after which several processes ask each other.
-      clock: gives seconds.
+      clock: function that gives seconds; default: a monotonic clock.
     """
     self._seconds = 60.0 * minutes
     self._every_steps = every_steps
@@ -246,7 +247,7 @@ class Timer:
     self._last = self._clock()
 
   def due(self, step: int) -> bool:
-    """Whether to save after this step; a collective, asked after each."""
+    """Returns whether to save after a step; a collective, asked after each."""
     if not self._seconds:
       return False
     if jax.process_count() > 1 and step % self._every_steps:

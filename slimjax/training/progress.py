@@ -37,7 +37,8 @@ class Progress:
     headline: Metric,
     enabled: bool = True,
   ):
-    """
+    """Shows the steps done before.
+
     Args:
       total_steps: number of steps of the run.
       first_step: number of optimiser steps done before.
@@ -110,7 +111,8 @@ class Clock:
   """Measures the time per step, without pauses (evaluation, saving)."""
 
   def __init__(self, step: int, waited: Callable[[], float]):
-    """
+    """Starts at a step; `start` starts the time.
+
     Args:
       step: number of steps done before.
       waited: function that returns the seconds waited for images so far.
@@ -188,7 +190,8 @@ class Trace:
   """Profiles a few steps, for TensorBoard or XProf."""
 
   def __init__(self, folder: epath.Path, first_step: int, steps: int):
-    """
+    """Plans the steps to trace.
+
     Args:
       folder: folder to write to.
       first_step: number of steps done before; tracing begins two steps later.

@@ -263,7 +263,7 @@ def make_train_step(
 
 
 def _replicated_key(seed: int, mesh: Mesh) -> jax.Array:
-  # As plain numbers: keys cannot be put on devices of other processes.
+  # It is put as plain numbers: keys cannot be, on other processes' devices.
   data = np.asarray(jax.random.key_data(jax.random.key(seed)))
   data = jax.device_put(data, NamedSharding(mesh, P()))
   return jax.random.wrap_key_data(data)

@@ -104,8 +104,8 @@ def _trees(old, private, shared, kind, collection):
 def _average(shared, private):
   """Returns means over the devices of what each has, in one reduction."""
   shared, private = jax.tree.map(lambda x: x[0], (shared, private))
-  # As one vector: XLA joins reductions, but no more than some hundred arrays,
-  # and the norms of many widths are more.
+  # They are one vector: XLA joins reductions, but no more than some hundred
+  # arrays, and the norms of many widths are more.
   params = shared['gradients'].pop(PARAMS)
   vector, unravel = jax.flatten_util.ravel_pytree((shared, private))
   params, vector = lax.pmean((params, vector), AXIS)

@@ -145,7 +145,7 @@ def find_source(model: SlimNet, source: Any) -> Source:
   check_exists(path)
   if not path.is_dir():
     return source_of(model, read_file(path), str(path))
-  # Here, as it imports what writes checkpoints.
+  # It is imported here: it imports what writes checkpoints.
   from slimjax.training import runs
 
   if (path / runs.CONFIG).exists():

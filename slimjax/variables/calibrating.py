@@ -68,7 +68,7 @@ def calibrate_statistics(
     for width, (small, weights) in networks.items():
       moments = traverse_util.flatten_dict(_moments(small, weights, *inputs))
       for path, (value,) in moments.items():
-        # In float64: there are few of these numbers.
+        # The sums are float64, which costs nothing: they are few.
         sums[width][path] = sums[width].get(path, 0.0) + np.float64(value)
   if not number:
     raise ValueError('there are no batches to calibrate with')

@@ -40,7 +40,7 @@ Variables = Mapping[str, Any]
 # The collection that all switches share, and those that are trained.
 PARAMS = 'params'
 TRAINED = ('params', 'norm')
-# Beside the switches' trees, that of what is not private after all.
+# The tree, beside the switches' own, of what is not private after all.
 SHARED = 'shared'
 
 

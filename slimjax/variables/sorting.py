@@ -172,7 +172,7 @@ def orders(model: SlimNet, flat: Flat, method: str) -> list[np.ndarray]:
   for path, array in flat.items():
     for unit, score in METHODS[method](path, np.abs(array), axes[path]):
       scores[unit] = scores[unit] + score
-  # Stable: what is equal stays in its order.
+  # The sort is stable: equal channels stay in their order.
   return [
     np.argsort(-(scores[unit] + np.zeros(sizes[unit])), kind='stable')
     for unit in sorted(scores)

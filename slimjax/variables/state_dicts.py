@@ -38,7 +38,7 @@ _AVERAGES = (
 # What wrapping a network puts before its names: parallel, compiled, averaged.
 _ANYWHERE = ('_orig_mod',)
 _LEADING = ('module', '_orig_mod')
-# Before all names, or it is the network's own.
+# These count where all names have them: else they are the network's own.
 _COMMON = ('model', 'net', 'network', 'backbone', 'student', 'ema_model')
 _COUNTERS = ('num_batches_tracked', 'n_averaged')
 _SHOWN = 3
