@@ -73,7 +73,7 @@ def gradient_program(
     total = carry.get('shared', {'gradients': {}, 'states': {}})
     key = jax.random.fold_in(key, place)
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    # They are varying, or each gradient would be summed over the devices itself.
+    # They vary, or every gradient would be summed over the devices on its own.
     selected = jax.tree.map(
       lambda x: lax.pcast(x, AXIS, to='varying'), selected
     )
