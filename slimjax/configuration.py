@@ -17,6 +17,7 @@ from etils import epath
 from ml_collections import config_dict
 
 from slimjax import files
+from slimjax.naming import near
 
 SECTIONS = (
   'model',
@@ -28,21 +29,20 @@ SECTIONS = (
   'loss',
   'init',
 )
-# These may differ when a run resumes: where and how it works, not what it does.
-_FREE = (
-  'config.compilation_cache_dir',
-  'config.eval_batch_size',
-  'config.checkpoint_every_minutes',
-  'config.data.data_dir',
-  'config.data.workers',
-)
-# These may differ too, and the log says so: they change the run from there on.
-_CHANGING = (
-  'config.log_every_steps',
-  'config.eval_every_epochs',
-  'config.data.max_corrupt',
-  'config.optimizer.clip_norm',
-)
+# What may differ when a run resumes: 'free' values say where and how it works,
+# not what it does; those that are 'said' change the run from there on, and the
+# log names them.
+_MAY_DIFFER = {
+  'config.compilation_cache_dir': 'free',
+  'config.eval_batch_size': 'free',
+  'config.checkpoint_every_minutes': 'free',
+  'config.data.data_dir': 'free',
+  'config.data.workers': 'free',
+  'config.log_every_steps': 'said',
+  'config.eval_every_epochs': 'said',
+  'config.data.max_corrupt': 'said',
+  'config.optimizer.clip_norm': 'said',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +164,56 @@ def call(
     raise ValueError(f'{where}: {error}') from error
 
 
+def call_named(
+  function: Callable,
+  where: str,
+  section: Mapping[str, Any],
+  name: str,
+  known: Iterable[str],
+  **others: Any,
+) -> Any:
+  """Returns what `call` does, of a function that the configuration names.
+
+  The section may have been written for something of another name; the error
+  then says so, and how such a section is replaced.
+
+  Args:
+    function: function that the name stands for.
+    where: section of its arguments, such as 'config.data'.
+    section: the arguments.
+    name: name of the function in the configuration.
+    known: names of ours; those most like `name` are in the error.
+    **others: further arguments, which are not the configuration's.
+
+  Raises:
+    ValueError: the arguments do not fit, or the function refuses them.
+  """
+  try:
+    check_arguments(function, where, section, others)
+  except ValueError as error:
+    task = where == 'config.loss'
+    said = 'config.task.name' if task else f'{where}.name'
+    lines = [f"config.task = {{'name': {name!r}}}"] if task else []
+    keys = '...' if task else f"'name': {name!r}, ..."
+    raise ValueError(
+      f'{said} is {name!r}{near(name, known)}\n  {error}\nIf {where} was'
+      ' written for another name, replace it whole in a configuration of your'
+      ' own, my_config.py:\n  '
+      + '\n  '.join(
+        [
+          'from slimjax.configs import digits  # or another one of ours',
+          'def get_config():',
+          '  config = digits.get_config()',
+          '  with config.unlocked():',
+          *(f'    {line}' for line in (*lines, f'{where} = {{{keys}}}')),
+          '  return config',
+        ]
+      )
+      + '\nand give --config=my_config.py'
+    ) from error
+  return call(function, where, section, **others)
+
+
 def _hashable(value: Any) -> Any:
   """Returns lists as tuples: what they build is a key of compiled programs."""
   return tuple(map(_hashable, value)) if isinstance(value, list) else value
@@ -240,7 +290,8 @@ _MISSING = '(none)'
 
 
 def _compare(old, new, where, defaults, found) -> None:
-  if where in _FREE:
+  allowed = _MAY_DIFFER.get(where)
+  if allowed == 'free':
     return
   if isinstance(old, dict) and isinstance(new, dict):
     for key in sorted({*old, *new}):
@@ -251,4 +302,4 @@ def _compare(old, new, where, defaults, found) -> None:
       )
   elif old != new:
     line = f'{where}: {old} before, {new} now'
-    (found.said if where in _CHANGING else found.refused).append(line)
+    (found.said if allowed == 'said' else found.refused).append(line)

@@ -30,6 +30,7 @@ def resolve(name: str, known: Mapping[str, Any], what: str) -> Any:
   names = [key for key in known if key]
   raise ValueError(
     f'unknown {what} {name!r}; there are {", ".join(names)}{near(name, names)}'
+    f'{colon_hint(name)}'
   )
 
 
@@ -37,6 +38,15 @@ def near(name: str, names: Iterable[str]) -> str:
   """Returns '; is it NAME or NAME?' of the names most like one, or ''."""
   found = difflib.get_close_matches(str(name), list(names), n=3)
   return f'; is it {" or ".join(found)}?' if found else ''
+
+
+def colon_hint(name: str) -> str:
+  """Returns how a name such as 'my_package.nets.Net' is written, or ''."""
+  module, _, attribute = str(name).rpartition('.')
+  parts = [*module.split('.'), attribute]
+  if not module or not all(part.isidentifier() for part in parts):
+    return ''
+  return f"; a name of your own has a colon: '{module}:{attribute}'"
 
 
 def name_of(thing: Any) -> str | None:

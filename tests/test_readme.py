@@ -9,6 +9,7 @@ from places import ROOT
 import pytest
 
 import slimjax
+from slimjax.analysis import features
 from slimjax.variables import select
 
 README = ROOT / 'README.md'
@@ -48,3 +49,10 @@ def test_the_network_of_your_own_honours_dtype_and_folds():
   folded = slimjax.apply(small, weights, images, width=0.25)
   expected = slimjax.apply(model, variables, images, width=0.25)
   assert jnp.abs(folded - expected).max() < 0.02 * jnp.abs(expected).max()
+
+
+def test_the_network_of_your_own_can_be_visualized():
+  (block,) = (block for block in BLOCKS if 'class Net' in block)
+  layers = features.find_layers(run(block)['model'], 32)
+  assert list(layers) == ['conv1', 'conv2']
+  assert all(layer.activated for layer in layers.values())

@@ -61,10 +61,12 @@ def find_layers(model: SlimNet, image_size: int) -> dict[str, Layer]:
 
   def record(call, args, kwargs, context):
     outputs = call(*args, **kwargs)
-    module, path = context.module, '/'.join(context.module.path)
+    module = context.module
+    # Other methods are also called on networks that are not bound to a path.
     if context.method_name != '__call__':
-      pass
-    elif isinstance(module, SwitchableBatchNorm):
+      return outputs
+    path = '/'.join(module.path)
+    if isinstance(module, SwitchableBatchNorm):
       found[path.removesuffix('/norm')] = Layer(path, module.groups)
     elif isinstance(module, ConvNorm) and path in found:  # its norm was before
       activated = module.activation is not None

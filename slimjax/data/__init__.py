@@ -7,6 +7,7 @@ from typing import Any
 from slimjax import configuration
 from slimjax.data import digits
 from slimjax.data import images
+from slimjax.data.dataset import check_dataset
 from slimjax.data.dataset import Dataset
 from slimjax.naming import resolve
 
@@ -30,10 +31,25 @@ def create_dataset(section: Mapping[str, Any]) -> Dataset:
     ValueError: the section is wrong, or the data cannot be read.
   """
   name = section.get('name', '')
-  options = {key: value for key, value in section.items() if key != 'name'}
+  make = find_factory(name)
+  options = dict(section)
+  if make is not DATASETS['']:
+    options.pop('name', None)
+  known = [*filter(None, DATASETS), images.FOLDER]
+  dataset = configuration.call_named(make, 'config.data', options, name, known)
+  check_dataset(dataset, f'config.data.name {name!r}')
+  return dataset
+
+
+def find_factory(name: str) -> Callable[..., Dataset]:
+  """Returns the function that makes the data set of a name.
+
+  Args:
+    name: see `create_dataset`.
+
+  Raises:
+    ValueError: it is the name of a user's own function, which is not there.
+  """
   if ':' in name and '/' not in name:
-    make = resolve(name, DATASETS, 'config.data.name')
-    return configuration.call(make, 'config.data', options)
-  if name in DATASETS and name:
-    return configuration.call(DATASETS[name], 'config.data', options)
-  return configuration.call(DATASETS[''], 'config.data', section)
+    return resolve(name, DATASETS, 'config.data.name')
+  return DATASETS.get(name, DATASETS[''])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -92,3 +93,40 @@ class Dataset:
     reader = EvalReader(self.splits[split], batch_size, share)
     corrupt = corrupt or Corrupt(self.max_corrupt)
     return read(reader, corrupt=corrupt, workers=self.workers)
+
+
+def check_dataset(found: Any, what: str) -> None:
+  """Raises ValueError if what a user's function returns is no data set.
+
+  Args:
+    found: what it returns.
+    what: what it is called, for errors, such as "config.data.name 'a:b'".
+  """
+  if not isinstance(found, Dataset):
+    raise ValueError(
+      f'{what} returns {type(found).__name__}; a'
+      ' slimjax.data.dataset.Dataset is needed'
+    )
+  missing = {'train', 'test'} - set(found.splits)
+  if missing:
+    raise ValueError(
+      f'{what}: the data set has the splits {", ".join(found.splits)}, but not'
+      f' {" and ".join(sorted(missing))}'
+    )
+  for name in ('augment', 'preprocess'):
+    function = getattr(found, name)
+    if not callable(function) or not is_hashable(function):
+      raise ValueError(
+        f'{what}: {name} is {type(function).__name__}; a function, or an object'
+        ' of a frozen dataclass with __call__, is needed: compiled programs'
+        ' are cached by it'
+      )
+
+
+def is_hashable(value: Any) -> bool:
+  """Returns whether a value can be a key, with all that it holds."""
+  try:
+    hash(value)
+  except TypeError:
+    return False
+  return True

@@ -14,6 +14,7 @@ from etils import epath
 import numpy as np
 
 from slimjax.data import fingerprint
+from slimjax.naming import colon_hint
 
 # Names of the test split; the first that is there is taken.
 TEST_SPLITS = ('validation', 'val', 'test', 'valid')
@@ -143,7 +144,8 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
     raise ValueError(
       f'config.data.name {name!r} is not a data set'
       + (f'; is it {" or ".join(near)}?' if near else '')
-      + ' Names are digits, image_folder, and those of tensorflow-datasets:'
+      + colon_hint(name)
+      + '. Names are digits, image_folder, and those of tensorflow-datasets:'
       ' https://www.tensorflow.org/datasets/catalog'
     ) from error
   except ModuleNotFoundError as error:

@@ -39,10 +39,17 @@ def create_model(
     **options: attributes of `SlimNet`: dtype, small_stem, remat, axis_name.
 
   Raises:
-    ValueError: unknown model or option, or widths that do not fit it.
+    ValueError: unknown model or option, widths that do not fit it, or what is
+      named is no `SlimNet`.
   """
   make = resolve(name, MODELS, 'model')
+  needed = 'a network is a slimjax.SlimNet: class Net(slimjax.SlimNet)'
+  if isinstance(make, type) and not issubclass(make, SlimNet):
+    raise ValueError(f'model {name} is a class, but no SlimNet; {needed}')
   try:
-    return make(num_classes=num_classes, widths=widths, **options)
+    model = make(num_classes=num_classes, widths=widths, **options)
   except TypeError as error:
     raise ValueError(f'model {name}: {error}') from error
+  if not isinstance(model, SlimNet):
+    raise ValueError(f'model {name} returns {type(model).__name__}; {needed}')
+  return model

@@ -17,6 +17,7 @@ import numpy as np
 
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
+from slimjax.data.dataset import is_hashable
 from slimjax.models.net import SlimNet
 
 Forward = Callable[..., Any]
@@ -135,6 +136,39 @@ class Task(Protocol):
 
     A metric that says nothing of these data may be missing, except the first.
     """
+
+
+def check_task(found: Any, what: str) -> None:
+  """Raises ValueError if what a user's name stands for is no task.
+
+  Args:
+    found: what was made.
+    what: what it is called, for errors, such as "config.task.name 'a:b'".
+  """
+  needed = 'see slimjax.tasks.base.Task for what a task has'
+  members = [name for name in vars(Task) if not name.startswith('_')]
+  missing = [name for name in members if not hasattr(found, name)]
+  if missing:
+    raise ValueError(
+      f'{what}: {type(found).__name__} is no task, as it has no'
+      f' {", ".join(missing)}; {needed}'
+    )
+  metrics = found.metrics
+  if (
+    not isinstance(metrics, tuple)
+    or not metrics
+    or not all(isinstance(metric, Metric) for metric in metrics)
+  ):
+    raise ValueError(
+      f'{what}: metrics must be a tuple of slimjax.tasks.Metric, the headline'
+      f' first, got {metrics!r}; {needed}'
+    )
+  if not is_hashable(found):
+    raise ValueError(
+      f'{what}: {type(found).__name__} is not hashable, but compiled programs'
+      ' are cached by it; make it a frozen dataclass whose attributes are'
+      ' numbers, texts or tuples'
+    )
 
 
 def add_sums(total: Any, measured: Any) -> Any:

@@ -6,7 +6,9 @@ is known before the first step. A run that resumes asks it again.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
+from typing import Any
 from typing import Protocol
 
 from slimjax.widths import Width
@@ -42,6 +44,29 @@ class AllWidths:
 
   def __call__(self, step: int) -> tuple[Width, ...]:
     return self.widths
+
+
+def check_plan(found: Any, known: Sequence[Width], what: str) -> None:
+  """Raises ValueError if what a user's name stands for is no width plan.
+
+  Args:
+    found: what was made.
+    known: widths of the model.
+    what: what it is called, for errors, such as "config.plan.name 'a:b'".
+  """
+  widths = getattr(found, 'widths', None)
+  if not callable(found) or not isinstance(widths, tuple) or not widths:
+    raise ValueError(
+      f'{what}: {type(found).__name__} is no width plan: plan(step) gives the'
+      ' widths of a step, plan.widths is the tuple of all that it gives; see'
+      ' slimjax.training.plans.WidthPlan'
+    )
+  strange = [width for width in widths if width not in known]
+  if strange:
+    raise ValueError(
+      f'{what} gives the widths {strange}, which are not among those of the'
+      f' model, {tuple(known)}'
+    )
 
 
 # Plans by the name in a configuration; they are called with `widths` (all that

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -13,7 +14,7 @@ from etils import epath
 from slimjax import configuration
 from slimjax import files
 from slimjax.data import create_dataset
-from slimjax.data import DATASETS
+from slimjax.data import find_factory
 from slimjax.data.dataset import Dataset
 from slimjax.data.record import differences
 from slimjax.data.record import read_record
@@ -23,10 +24,12 @@ from slimjax.models.net import SlimNet
 from slimjax.naming import resolve
 from slimjax.tasks import Task
 from slimjax.tasks import TASKS
+from slimjax.tasks.base import check_task
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.initial import create_init
 from slimjax.training.optim import create_schedule
 from slimjax.training.optim import sgd
+from slimjax.training.plans import check_plan
 from slimjax.training.plans import PLANS
 from slimjax.training.plans import WidthPlan
 from slimjax.variables import Variables
@@ -101,17 +104,24 @@ def check_data(
 def build_task(run: configuration.Run) -> Task:
   """Returns the task of a run."""
   options = dict(run.task)
-  make = resolve(options.pop('name'), TASKS, 'config.task.name')
-  return configuration.call(make, 'config.loss', {**options, **run.loss})
+  name = options.pop('name')
+  make = resolve(name, TASKS, 'config.task.name')
+  section = {**options, **run.loss}
+  task = configuration.call_named(make, 'config.loss', section, name, TASKS)
+  check_task(task, f'config.task.name {name!r}')
+  return task
 
 
 def build_plan(run: configuration.Run, model: SlimNet) -> WidthPlan:
   """Returns the width plan of a run."""
   options = dict(run.plan)
-  make = resolve(options.pop('name'), PLANS, 'config.plan.name')
-  return configuration.call(
-    make, 'config.plan', options, widths=model.ordered_widths[::-1]
+  name, widths = options.pop('name'), model.ordered_widths[::-1]
+  make = resolve(name, PLANS, 'config.plan.name')
+  plan = configuration.call_named(
+    make, 'config.plan', options, name, PLANS, widths=widths
   )
+  check_plan(plan, widths, f'config.plan.name {name!r}')
+  return plan
 
 
 def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   run = configuration.parse(config)
   makers = {
     'model': resolve(run.model['name'], MODELS, 'config.model.name'),
-    'data': DATASETS.get(run.data.get('name', ''), DATASETS['']),
+    'data': find_factory(run.data.get('name', '')),
     'loss': resolve(run.task['name'], TASKS, 'config.task.name'),
     'plan': resolve(run.plan['name'], PLANS, 'config.plan.name'),
     'schedule': create_schedule,
@@ -140,8 +150,9 @@ def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   }
   for section, make in makers.items():
     for name, parameter in inspect.signature(make).parameters.items():
-      value = parameter.default
-      if value is None or isinstance(value, (bool, int, float, str, tuple)):
+      # Only what JSON has can stand in a configuration.
+      with contextlib.suppress(TypeError, ValueError):
+        value = configuration.as_plain({name: parameter.default})[name]
         found[f'config.{section}.{name}'] = value
   return found
 

@@ -37,7 +37,9 @@ def attempt(function: Callable, *args: Any) -> tuple[Any, str]:
     try:
       return call(*args, **kwargs)
     except Exception:
-      layers.append('/'.join(context.module.path))  # the innermost comes first
+      # The innermost comes first. A network that is not bound has no path.
+      bound = context.module.scope is not None
+      layers.append('/'.join(context.module.path) if bound else '')
       raise
 
   try:
@@ -147,7 +149,7 @@ def _run(net: SlimNet, tree, *, inputs, width: Width, train: bool, layers=None):
 
   def watch(call, args, kwargs, context):
     result = call(*args, **kwargs)
-    if layers is not None and context.module.path:
+    if layers is not None and context.module.scope and context.module.path:
       layers.append(context.module.path)
     return result
 

@@ -13,7 +13,10 @@ import pytest
 import slimjax
 from slimjax.layers import SlimConv
 from slimjax.layers import SlimDense
+from slimjax.layers import SlimLayerNorm
 from slimjax.layers import SwitchableBatchNorm
+from slimjax.variables.comparing import attempt
+from slimjax.variables.plain_norms import plain_norms
 
 
 class Net(slimjax.SlimNet):
@@ -59,6 +62,64 @@ def PlainNorm(self, images, *, width, train=False):  # noqa: N802
   x = nn.LayerNorm(name='ln')(self.first(images, width, train))
   full, active = self.full_channels[1], self.channels(width)[1]
   return self.classify(SlimConv(full, 1, name='conv1')(x, active))
+
+
+class LayerNorm(nn.Module):
+  """A user's own, named as Flax's is, whose parameters each width has."""
+
+  @nn.compact
+  def __call__(self, x):
+    return SlimLayerNorm()(x)
+
+
+class Centred(nn.LayerNorm):
+  """A subclass is as plain as Flax's own."""
+
+
+def of_norm(norm):
+  """Returns a network with one norm between its layers."""
+
+  def Normed(self, images, *, width, train=False):  # noqa: N802
+    x = norm()(self.first(images, width, train))
+    full, active = self.full_channels[1], self.channels(width)[1]
+    return self.classify(SlimConv(full, 1, name='conv1')(x, active))
+
+  return compact(Normed)(num_classes=3, widths=(0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+  'norm, line',
+  [
+    (nn.RMSNorm, 'RMSNorm of Flax, so all widths share its scale; use'),
+    (nn.InstanceNorm, r'share its scale and bias.*GroupNorm\(group_size=1\)'),
+    (Centred, 'Centred_0 is LayerNorm of Flax.* slimjax.layers.SlimLayerNorm'),
+  ],
+)
+def test_plain_norms_are_known_by_their_class(norm, line):
+  assert any(re.search(line, said) for said in plain_norms(of_norm(norm)))
+
+
+@pytest.mark.parametrize(
+  'norm', [LayerNorm, lambda: nn.RMSNorm(use_scale=False)]
+)
+def test_a_norm_that_shares_nothing_is_not_plain(norm):
+  assert plain_norms(of_norm(norm)) == []
+
+
+class Unbuildable(Net):
+  """Flax wraps its methods, which are called before it is bound."""
+
+  def uniform_channels(self, width):
+    if hasattr(self, 'ready'):
+      raise KeyError(f'no channels at {width}')
+    return super().uniform_channels(width)
+
+
+def test_the_error_of_an_unbound_network_is_its_own():
+  model = Unbuildable(num_classes=3, widths=(0.5, 1.0))
+  object.__setattr__(model, 'ready', True)
+  _, problem = attempt(model.channels, 0.5)
+  assert 'no channels at 0.5' in problem
 
 
 @compact
