@@ -221,8 +221,9 @@ def test_the_shared_tail_is_one_norm_in_a_published_checkpoint():
     'mobilenet_v2', num_classes=3, widths=(0.35, 0.5), shared=SHARED_TAIL
   )
   rng = np.random.RandomState(0)
-  variables = jax.tree.map(
-    lambda x: jnp.float32(rng.standard_normal(x.shape)), variable_shapes(model)
+  variables = jax.tree.map(  # positive: no variance is negative
+    lambda x: jnp.float32(rng.uniform(0.5, 1.5, x.shape)),
+    variable_shapes(model),
   )
   arrays = save_torch(model, variables)
   tail = [name for name in arrays if name.startswith('features.18.1.')]
