@@ -18,7 +18,7 @@ SIZE = 32
 
 
 def randomised(model, variables, size=SIZE):
-  """Random norms, and statistics of random images: logits that depend on them.
+  """Draws norms, and statistics of random images: logits that depend on them.
 
   Those of a new network fade with depth, and all images have the same logits.
   """

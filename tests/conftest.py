@@ -34,7 +34,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(scope='module', autouse=True)
 def small_heap():
-  """What a module has traced and compiled does not burden the next."""
+  """Forgets what a module has traced and compiled, which burdens the next."""
   yield
   jax.clear_caches()
   gc.collect()
@@ -42,6 +42,6 @@ def small_heap():
 
 @pytest.fixture
 def x64():
-  """float64 for the length of a test."""
+  """Allows float64 for the length of a test."""
   with jax.enable_x64(True):
     yield

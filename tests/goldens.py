@@ -22,7 +22,7 @@ def widths(model: str) -> tuple[float, ...]:
 
 
 def weights(model: str, dtype=np.float32) -> dict[str, np.ndarray]:
-  """The checkpoint of `model`, by PyTorch's names."""
+  """Returns the checkpoint of `model`, by PyTorch's names."""
   keys = dict(_keys(model)['keys'])
   low, high = (0.5, 1.5) if model.startswith('mobilenet') else (0.3, 0.9)
   arrays = {}
@@ -46,20 +46,20 @@ def weights(model: str, dtype=np.float32) -> dict[str, np.ndarray]:
 
 
 def images(batch: int, dtype=np.float32) -> np.ndarray:
-  """[batch, 64, 64, 3]."""
+  """Returns images [batch, 64, 64, 3]."""
   rng = np.random.RandomState(zlib.crc32(b'images'))
   nchw = rng.standard_normal((batch, 3, 64, 64)).astype(np.float32)
   return nchw.transpose(0, 2, 3, 1).astype(dtype)
 
 
 def logits(model: str) -> dict[float, np.ndarray]:
-  """By width, of `images(4)`, in evaluation mode."""
+  """Returns logits of `images(4)` by width, in evaluation mode."""
   with np.load(FOLDER / f'{MODELS[model]}.npz') as file:
     return {width: file[f'logits/{width}'] for width in widths(model)}
 
 
 def training(model: str) -> dict[str, np.ndarray]:
-  """Two training steps on `images(8)`."""
+  """Returns two training steps on `images(8)`."""
   with np.load(FOLDER / f'train_{MODELS[model]}.npz') as file:
     return dict(file)
 

@@ -27,7 +27,7 @@ def write_folder(folder, **splits):
   """Writes FOLDER/SPLIT/CLASS/NUMBER.jpg, and returns FOLDER.
 
   Args:
-    folder: to write to.
+    folder: folder to write to.
     **splits: {class: number of pictures}, by the split's name.
   """
   for offset, (split, classes) in enumerate(splits.items()):

@@ -25,7 +25,7 @@ def write(path, text):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-  """A folder that programs are started in, which is not on sys.path yet."""
+  """Returns the folder of programs, which is not on sys.path yet."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('sys.path', [p for p in sys.path if p])
   before = set(sys.modules)

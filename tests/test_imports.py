@@ -149,7 +149,7 @@ def module_name(path: pathlib.Path) -> str:
 
 
 def imported(path: pathlib.Path, known: set[str]) -> set[str]:
-  """The modules of slimjax that a file imports, also inside functions."""
+  """Returns the modules of slimjax that a file imports, also in functions."""
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.ImportFrom):

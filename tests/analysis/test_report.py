@@ -35,7 +35,7 @@ def get(name):
 
 
 def finished(folder, config, error, headline='top1_error'):
-  """A workdir with what `read` reads; `error` by width, percent."""
+  """Returns a workdir with what `read` reads; `error` by width, percent."""
   folder.mkdir(parents=True)
   plain = configuration.as_plain(config)
   (folder / 'config.json').write_text(json.dumps(plain))

@@ -25,7 +25,7 @@ IMAGES = 11
 
 
 def _perturbed(model, seed=1):
-  """Random variables, whose norms are apart for each switch."""
+  """Returns random variables, whose norms are apart for each switch."""
   random = np.random.default_rng(seed)
 
   def draw(path, like):
@@ -67,7 +67,7 @@ def noise():
 
 @pytest.fixture(scope='module')
 def network():
-  """A model, its variables, and those of each width alone."""
+  """Returns a model, its variables, and those of each width alone."""
   model = create_model('resnet14', num_classes=2, widths=WIDTHS, remat=True)
   variables = _perturbed(model)
   return model, variables, features.extract_all(model, variables)
@@ -75,7 +75,7 @@ def network():
 
 @pytest.fixture(scope='module')
 def brute_force(network, noise):
-  """Every map and the classes of all images at once, of the unsliced model."""
+  """Returns all maps and classes of all images, of the unsliced model."""
   model, variables, _ = network
   model = model.clone(remat=False)
   images = digits.preprocess(noise.splits['test'].arrays['image'])
@@ -104,7 +104,7 @@ def _expected(activations, count):
 
 
 def _numpy_stem(variables, switch, images, channel):
-  """relu(norm(conv7x7/2)) of one channel [b, h, w], in numpy."""
+  """Returns relu(norm(conv7x7/2)) of one channel [b, h, w], in numpy."""
   selected = select(variables, switch)
   kernel = np.asarray(selected['params']['stem']['conv']['kernel'])
   padded = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
@@ -318,7 +318,7 @@ def test_divergence_is_what_its_formula_says():
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A finished run of an epoch on real digits."""
+  """Returns a finished run of an epoch on real digits."""
   workdir = tmp_path_factory.mktemp('visualize') / 'run'
   train_and_evaluate(tiny_net.get_config(epochs=1), workdir)
   return workdir

@@ -70,7 +70,7 @@ def test_images_are_the_source_upsampled(splits):
 
 
 def _bilinear(small):
-  """[n, 8, 8] of 0 to 16 -> [n, 32, 32] of 0 to 255, an axis at a time."""
+  """Maps [n, 8, 8] of 0..16 -> [n, 32, 32] of 0..255, an axis at a time."""
   at = np.clip((np.arange(32) + 0.5) / 4 - 0.5, 0, 7)
   low = np.minimum(at.astype(int), 6)
   matrix = np.zeros((32, 8))
@@ -139,7 +139,7 @@ def test_the_order_depends_on_seed_and_step_alone():
 
 @pytest.mark.parametrize('processes', [2, 4])
 def test_shares_together_are_the_batch_of_one_process(processes):
-  """So a run may go on with another number of hosts."""
+  """So a run may resume with another number of hosts."""
   shares = [
     _batches(batch_size=8, seed=1, share=Share(i, processes))
     for i in range(processes)
@@ -204,7 +204,7 @@ def test_corrupt_images_are_counted_once_and_named(caplog):
 
 
 def _gathered(counts):
-  """What a collective gives each of several processes, stacked."""
+  """Returns what a collective gives each of several processes, stacked."""
   sent = []
 
   def keep(hashes):

@@ -38,7 +38,7 @@ CORRUPT = ('train_000003.JPEG', 'train_000020.JPEG', 'validation_000002.JPEG')
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-  """imagenet2012, small, with three images that end in the middle."""
+  """Writes a small imagenet2012, with three images that end in the middle."""
   import synthetic
 
   folder = tmp_path_factory.mktemp('tfds')
@@ -59,7 +59,7 @@ def _jpeg(array, **options):
 
 
 def _photo(height=90, width=120, seed=0):
-  """Smooth, so that JPEG keeps it."""
+  """Returns a smooth image, which JPEG keeps."""
   small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
   image = Image.fromarray(small).resize((width, height), Image.BICUBIC)
   return np.asarray(image)
@@ -227,7 +227,7 @@ def test_colour_jitter_is_one_of_six_orders_of_three_formulas():
 
 
 def test_lighting_noise_has_the_published_covariance():
-  """That of 0.1 times the principal components of ImageNet's pixels."""
+  """It is that of 0.1 times the principal components of ImageNet's pixels."""
   components = np.array(
     [
       [-0.5675, 0.7192, 0.4009],
@@ -435,7 +435,7 @@ def test_unprepared_and_unreadable_sets_say_what_to_do(data_dir, tmp_path):
 
 
 def _own_set(data_dir, folder, classes):
-  """The same files as a set of the user's own, which TFDS has no code of."""
+  """Makes the files a set of the user's own, which TFDS has no code of."""
   folder = folder / 'my_photos' / '5.1.0'
   folder.mkdir(parents=True)
   for path in (data_dir / 'imagenet2012' / '5.1.0').iterdir():

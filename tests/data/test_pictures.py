@@ -21,7 +21,7 @@ RAMP = np.linspace(0.0, 1.0, 64)[None, :].repeat(48, 0)  # dark to bright
 
 
 def _both(data, size=32):
-  """The central crop, and a random one of the whole."""
+  """Returns the central crop, and a random one of the whole."""
   return (
     decode_centre_crop(data, size, size),
     decode_random_crop(data, np.random.default_rng(0), size, 1.0),
@@ -55,7 +55,7 @@ def test_values_that_are_no_numbers_are_refused():
 
 
 def _transparent(mode):
-  """Red, with a transparent square whose hidden colour is black."""
+  """Returns red with a transparent square, whose hidden colour is black."""
   image = Image.new('RGBA', (40, 40), (200, 10, 10, 255))
   image.paste((0, 0, 0, 0), (8, 8, 32, 32))
   if mode == 'P':

@@ -42,7 +42,7 @@ def _open(folder, **options):
 
 
 def _equal(one, other):
-  """Whether two records say the same; arrays do not compare by ==."""
+  """Returns whether two records say the same; arrays do not compare by ==."""
   return all(
     np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
     for a, b in (

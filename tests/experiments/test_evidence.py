@@ -72,13 +72,13 @@ def imagine(config, workdir, **hooks):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """Of the scripts that train: they share runs."""
+  """Returns the folder of the scripts that train, which share runs."""
   return tmp_path_factory.mktemp('evidence')
 
 
 @pytest.fixture(scope='module')
 def imagined(tmp_path_factory):
-  """Of the others."""
+  """Returns the folder of the other scripts."""
   return tmp_path_factory.mktemp('imagined')
 
 
@@ -160,7 +160,7 @@ def test_differences_are_paired_by_seed():
   deviation = statistics.stdev([-1.0, -0.5, -2.0])
   assert row['standard_error'] == pytest.approx(deviation / 3**0.5)
   assert compared['1.0'] == {'difference': 0, 'standard_error': 0, 'p': 1}
-  # Of each seed, over both widths: -0.5, -0.25, -1.
+  # The means of each seed over both widths are -0.5, -0.25, -1.
   assert compared['mean']['difference'] == pytest.approx(-1.75 / 3)
   expected = stats.ttest_1samp([-0.5, -0.25, -1.0], 0.0)
   assert compared['mean']['p'] == pytest.approx(expected.pvalue)

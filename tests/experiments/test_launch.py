@@ -15,7 +15,7 @@ CONFIG = 'configs/resnet50.py'
 
 
 def _say(script, *arguments, **environment):
-  """The commands that a script would run."""
+  """Returns the commands that a script would run."""
   done = subprocess.run(
     [LAUNCH / script, *arguments],
     cwd=ROOT,
@@ -29,7 +29,7 @@ def _say(script, *arguments, **environment):
 
 
 def _words(line):
-  """As bash splits it."""
+  """Splits a line as bash does."""
   said = subprocess.run(
     ['bash', '-c', f"printf '%s\\0' {line}"],
     capture_output=True,

@@ -26,7 +26,7 @@ def _code(notebook):
 
 
 def _texts(cells):
-  """What the cells show that can be read."""
+  """Returns what the cells show that can be read."""
   for cell in cells:
     for output in cell.outputs:
       if output.output_type == 'stream':

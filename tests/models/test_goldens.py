@@ -37,7 +37,7 @@ network = functools.lru_cache(maxsize=1)(load)
 
 
 def distance(actual, expected):
-  """Largest difference, relative to the largest entry expected."""
+  """Returns the largest difference, relative to the largest entry expected."""
   expected = np.asarray(expected, np.float64)
   actual = np.asarray(actual, np.float64)
   assert actual.shape == expected.shape
@@ -198,7 +198,7 @@ def shapes(name):
 
 
 def drawn(name, dtype):
-  """The model and variables of which no two entries are alike."""
+  """Returns the model, and variables of which no two entries are alike."""
   model = slimjax.create_model(
     name, num_classes=10, widths=PLAIN_WIDTHS, dtype=dtype
   )
@@ -230,7 +230,7 @@ def images33(dtype):
 
 
 def plain_variables(model, variables):
-  """What `extract` takes, as an ordinary network has it."""
+  """Returns what `extract` takes, as an ordinary network has it."""
   _, alone = slimjax.extract(model, variables, width=WIDTH)
   switch = model.switch(WIDTH)
   return {
@@ -249,7 +249,7 @@ def joined(params, norm):
 
 
 def selected(model, variables):
-  """What a module sees, by hand."""
+  """Returns what a module sees, by hand."""
   switch = model.switch(WIDTH)
   return {
     'params': variables['params'],

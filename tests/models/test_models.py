@@ -365,7 +365,7 @@ def expected_sizes(name, size, small_stem):
   return [halved(stem, 1 + i) for i in range(3)]
 
 
-# Of each stage at half the width.
+# The channels of each stage at half the width.
 CHANNELS = {
   'mobilenet_v1': [32, 64, 128, 256, 512],
   'mobilenet_v2': [8, 16, 16, 48, 1280],
@@ -514,7 +514,7 @@ def lines(model):
   return sorted(f'{path} {leaf.shape}' for path, leaf in flat.items())
 
 
-# Of the stem and of the second unit.
+# The variables of the stem and of the second unit.
 MOBILENET_V1 = """\
 batch_stats/w050/stem/norm/mean (16,)
 batch_stats/w050/stem/norm/var (16,)

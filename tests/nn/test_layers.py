@@ -231,7 +231,7 @@ def norm_by_hand(variables, inputs, mean, var, epsilon=1e-5):
 
 
 def moved_by_hand(variables, mean, var, n, momentum=0.1):
-  """PyTorch's running statistics: momentum weighs the new, n / (n - 1) it."""
+  """Returns statistics moved as by PyTorch; var, over n, becomes unbiased."""
   old = variables['batch_stats']
   return {
     'mean': (1 - momentum) * old['mean'] + momentum * mean,

@@ -32,7 +32,7 @@ def normal(seed, *shape):
 
 
 def drawn(model):
-  """Random variables in the format of `slimjax.init`."""
+  """Returns random variables in the format of `slimjax.init`."""
   shapes = jax.eval_shape(lambda: slimjax.init(model, jax.random.key(0)))
   random = np.random.default_rng(0)
   return jax.tree.map(
@@ -208,7 +208,7 @@ def test_a_network_that_concatenates_branches(x64):
 
 
 def transposed(inputs, kernel, strides, padding):
-  """out[s * i + a - padding] += x[i] kernel[a], as PyTorch's."""
+  """Adds x[i] kernel[a] to out[s * i + a - padding], as PyTorch does."""
   b, h, w, _ = inputs.shape
   kh, kw, _, features = kernel.shape
   (s, t), p = strides, padding

@@ -50,7 +50,7 @@ def controller(rows=ROWS, **options):
 
 @dataclasses.dataclass
 class Outcome:
-  """Of a stream of requests.
+  """How a controller fared in a stream of requests.
 
   Attributes:
     within: share inside the budget.
@@ -70,12 +70,12 @@ class Outcome:
 
   @property
   def best_fixed(self):
-    """Error of the best single width that holds 95 % of the requests."""
+    """Returns the error of the best single width that holds 95 % of them."""
     return min(e for share, e in self.fixed.values() if share >= 0.95)
 
 
 def simulate(load, *, noise=0.06, seed=0, **options):
-  """`load(x)`, x in [0, 1): times as long as the table says."""
+  """Answers requests under `load(x)`, x in [0, 1): a factor of the table."""
   random = np.random.default_rng(seed)
   now = 0.0
   chooser = controller(clock=lambda: now, **options)
@@ -109,7 +109,7 @@ def simulate(load, *, noise=0.06, seed=0, **options):
 
 
 def spikes(x):
-  """One request in a hundred takes six times as long."""
+  """Lets one request in a hundred take six times as long."""
   return 6.0 if int(x * REQUESTS) % 100 == 50 else 1.0
 
 

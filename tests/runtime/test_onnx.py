@@ -71,7 +71,7 @@ def test_the_published_networks_give_the_published_logits(
 
 @pytest.fixture(scope='module')
 def both(tmp_path_factory):
-  """A bundle with programs and with ONNX models."""
+  """Returns a bundle with programs and with ONNX models."""
   path = tmp_path_factory.mktemp('bundles') / 'both'
   model = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=WIDTHS)
   runtime.export(

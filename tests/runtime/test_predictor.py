@@ -41,7 +41,7 @@ STEP = 5
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """What training leaves behind, without the training."""
+  """Returns what training leaves behind, without the training."""
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
   config = get_config()
   model = build_model(configuration.parse(config.to_dict()))
@@ -265,7 +265,7 @@ def test_onnx_files_explain_themselves(run, exported, of_bundle, pictures):
 
 @pytest.fixture
 def folder(pictures, tmp_path):
-  """Two pictures below a folder, one that is damaged, and hidden files."""
+  """Writes two pictures below a folder, a damaged one, and hidden files."""
   nested = tmp_path / 'photos' / 'nested'
   nested.mkdir(parents=True)
   for path in pictures[:2]:

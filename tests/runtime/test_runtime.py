@@ -336,7 +336,7 @@ def changed(path, tmp_path):
 
 
 def rewrite(folder, **values):
-  """A manifest that someone made, with a hash that fits."""
+  """Writes a manifest that someone made, with a hash that fits."""
   content = json.loads((folder / 'manifest.json').read_text())
   content.update(values)
   content['sha256'] = bundle._content_hash(content)

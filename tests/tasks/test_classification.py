@@ -139,7 +139,7 @@ def test_without_a_mask_all_examples_count():
 
 
 def _measure(logits, labels, mask):
-  """What a task measures of a network that gives these logits."""
+  """Returns what a task measures of a network that gives these logits."""
   batch = {'image': jnp.asarray(logits), 'label': jnp.asarray(labels)}
   batch['mask'] = jnp.asarray(mask, bool)
   measured = Classification().measure(lambda images: images, batch)

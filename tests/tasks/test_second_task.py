@@ -49,7 +49,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A run that was stopped in its second epoch and resumed, and one not."""
+  """Returns a run stopped in its second epoch and resumed, and one not."""
   folder = tmp_path_factory.mktemp('strokes')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(setup, 'data_mesh', lambda: data_mesh(jax.devices()[:2]))

@@ -51,7 +51,7 @@ def _held(name, when):
   """Arguments of a python that runs a module and waits in a call, for a file.
 
   Args:
-    name: of the method, below slimjax.training.
+    name: name of the method, below slimjax.training.
     when: expression of its arguments `a` and the number `n` of the call.
   """
   code = f"""
@@ -90,7 +90,7 @@ def _environment():
 
 
 def _start(workdir, *, shell=(), python=('-c', RUN_MODULE)):
-  """The process, and the file its output goes to."""
+  """Returns the process, and the file its output goes to."""
   output = workdir.with_name(f'{workdir.name}.{time.time_ns()}.txt')
   with output.open('w') as file:
     process = subprocess.Popen(
@@ -111,7 +111,7 @@ def _is_held(output):
 
 
 def _run(workdir, **options):
-  """Exit status and output of a process that ends on its own."""
+  """Returns exit status and output of a process that ends on its own."""
   process, output = _start(workdir, **options)
   return process.wait(timeout=300), output.read_text()
 
@@ -134,7 +134,7 @@ def _saved(workdir):
 
 
 def _state(workdir):
-  """Every array of the last checkpoint, by path."""
+  """Returns every array of the last checkpoint, by path."""
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
     step = checkpoints.latest
     state = checkpoints._manager.restore(step)['state']
@@ -180,7 +180,7 @@ def _files(folder):
 
 @pytest.fixture(scope='module')
 def reference(tmp_path_factory):
-  """A run that nothing happened to."""
+  """Returns a run that nothing happened to."""
   workdir = tmp_path_factory.mktemp('reference') / 'run'
   status, output = _run(workdir)
   assert status == 0, output
@@ -277,7 +277,7 @@ def _config(**overrides):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """Such a run of this process."""
+  """Returns such a run of this process."""
   workdir = tmp_path_factory.mktemp('finished') / 'run'
   train_and_evaluate(_config(), workdir)
   return workdir
@@ -285,18 +285,18 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-  """A copy of it."""
+  """Returns a copy of it."""
   return shutil.copytree(finished, tmp_path / 'run')
 
 
 def _truncate(folder):
-  """The files of the arrays lose their second halves."""
+  """Cuts the second halves off the files of the arrays."""
   for path in (folder / 'state').rglob('d/*'):
     os.truncate(path, path.stat().st_size // 2)
 
 
 def _delete(folder):
-  """The files of the arrays are gone."""
+  """Deletes the files of the arrays."""
   for path in (folder / 'state').rglob('d/*'):
     path.unlink()
 

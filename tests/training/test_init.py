@@ -48,7 +48,7 @@ def one_device():
 
 @pytest.fixture(scope='module')
 def first(tmp_path_factory):
-  """A finished run, whose compiled programs are those of the others."""
+  """Returns a finished run, whose compiled programs the others use."""
   workdir = tmp_path_factory.mktemp('first') / 'run'
   train_and_evaluate(get_config(**PARTS), workdir)
   return workdir

@@ -35,7 +35,7 @@ def _config(folder, **overrides):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A run on a folder, stopped in its second epoch; and the folder."""
+  """Returns a run on a folder, stopped in its second epoch; and the folder."""
   place = tmp_path_factory.mktemp('known')
   folder = write_folder(
     place / 'photos', train={'ant': 9, 'bee': 7}, val={'ant': 4, 'bee': 3}

@@ -41,7 +41,7 @@ STOPPED, END = 9, 12
 
 @pytest.fixture(scope='module')
 def old(tmp_path_factory):
-  """The unpacked archive."""
+  """Returns the unpacked archive."""
   folder = tmp_path_factory.mktemp('old')
   with tarfile.open(ARCHIVE) as archive:
     archive.extractall(folder, filter='data')
@@ -71,8 +71,8 @@ def test_a_stopped_run_resumes_to_its_end(old, tmp_path, monkeypatch, capsys):
   assert [r for r in after if r['step'] <= STOPPED] == [
     r for r in before if r['step'] <= STOPPED
   ]
-  # Of the first step it is the forward pass that is compared; from there on
-  # rounding grows, which differs with the flags that the suite compiles with.
+  # The first step compares the forward pass; from there on rounding grows,
+  # which differs with the flags that the suite compiles with.
   for one, other in zip(after, before, strict=True):
     assert one.keys() == other.keys()
     for name in ('split', 'step', 'epoch', 'width'):

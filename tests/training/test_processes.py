@@ -39,7 +39,7 @@ def _free_port():
 
 @contextlib.contextmanager
 def _started(workdir, processes, *, devices=1):
-  """The processes, and the files of what they say; a workdir each, or one."""
+  """Starts processes; returns them, and the files of what they say."""
   port = _free_port()
   workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
   started, outputs = [], []
@@ -87,7 +87,7 @@ def _started(workdir, processes, *, devices=1):
 
 
 def _run(workdir, processes, **options):
-  """Exit states and outputs of processes that end on their own."""
+  """Returns exit states and outputs of processes that end on their own."""
   with _started(workdir, processes, **options) as (started, outputs):
     states = [process.wait(timeout=240) for process in started]
     return states, [output.read_text() for output in outputs]
@@ -124,14 +124,14 @@ def _assert_same_run(workdir, reference):
 
 
 def _trained_until(workdir, step):
-  """Whether a step is logged, and the epoch before it saved."""
+  """Returns whether a step is logged, and the epoch before it saved."""
   lines = read_metrics(workdir)
   return bool(_saved(workdir) and lines and lines[-1]['step'] >= step)
 
 
 @pytest.fixture(scope='module')
 def reference(tmp_path_factory):
-  """One process with four devices."""
+  """Returns the run of one process with four devices."""
   workdir = tmp_path_factory.mktemp('reference') / 'run'
   (state,), (output,) = _run(workdir, 1, devices=4)
   assert state == 0, output

@@ -93,7 +93,7 @@ def _norm(tree):
 
 
 def _assert_close(found, expected, rtol=1e-9):
-  """Every array within `rtol` of its largest entry."""
+  """Asserts that every array is within `rtol` of its largest entry."""
   assert jax.tree.structure(found) == jax.tree.structure(expected)
   expected, _ = jax.tree.flatten_with_path(expected)
   for (path, e), f in zip(expected, jax.tree.leaves(found), strict=True):
@@ -109,7 +109,7 @@ def _assert_close(found, expected, rtol=1e-9):
 def _by_hand(
   model, optimizer, state, batch, *, shards, label_smoothing, distil
 ):
-  """One step as the published recipe has it: shard by shard, width by width."""
+  """Takes a step as the published recipe has it: by shards, by widths."""
   key = jax.random.fold_in(jax.random.key(SEED), state.step)
   images = _augment(key, {'image': jnp.asarray(batch['image'])})['image']
   images = np.split(np.asarray(images), shards)

@@ -66,7 +66,7 @@ def _assert_same_end(workdir, other):
 
 @pytest.fixture
 def saved(monkeypatch):
-  """The steps that are saved, in order."""
+  """Returns the steps that are saved, in order."""
   steps, save = [], Checkpoints.save
 
   def spy(self, step, *rest):

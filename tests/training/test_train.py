@@ -61,7 +61,7 @@ class Compilations:
     """
     Args:
       patch: a `pytest.MonkeyPatch`.
-      **functions: (class, name of a method), by the key of their counts.
+      **functions: (class, name of a method) by the key of its count.
     """
     self.counts = collections.defaultdict(list)
     self._compiled = 0
@@ -87,10 +87,10 @@ class Compilations:
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """A finished run: workdir, table, and what was seen of it.
+  """Returns a finished run: workdir, table, and what was seen of it.
 
-  That is every state it saved, copied at the moment it was handed over, the
-  records that `on_metrics` got, and the counts of compiled programs.
+  What was seen is every state it saved, copied at the moment it was handed
+  over, the records that `on_metrics` got, and the counts of compiled programs.
   """
   workdir = tmp_path_factory.mktemp('train') / 'run'
   seen = types.SimpleNamespace(states={}, records=[], counts={})
@@ -122,7 +122,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def stopped(run, tmp_path_factory):
-  """The workdir of the same run, which got SIGTERM in the second epoch."""
+  """Returns the workdir of the same run, which got SIGTERM in epoch two."""
   workdir = tmp_path_factory.mktemp('stopped') / 'run'
   step = Progress.step
 
@@ -178,7 +178,7 @@ def test_metrics_are_one_object_per_width(run):
 
 
 def _events(data):
-  """A record is its length, a checksum of that, the event, its checksum."""
+  """Reads records: length, a checksum of that, event, its checksum."""
   while data:
     (length,) = struct.unpack('<Q', data[:8])
     yield Event.FromString(data[12 : 12 + length])
@@ -366,7 +366,7 @@ def test_a_run_becomes_a_bundle(run, tmp_path):
 
 
 def _lines(workdir):
-  """What is logged, without what time it took."""
+  """Returns what is logged, without what time it took."""
   timing = ('images_per_second', 'step_ms', 'input_wait')
   return [
     {key: value for key, value in record.items() if key not in timing}

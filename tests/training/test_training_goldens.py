@@ -77,10 +77,10 @@ class Run:
   """What is left of two steps.
 
   Attributes:
-    losses: of each step, by width.
-    gradients: of each step, by PyTorch's name.
-    state: after both, by PyTorch's name.
-    thinnest: of the gradient of `params` at the thinnest width alone, by path.
+    losses: losses of each step, by width.
+    gradients: gradients of each step, by PyTorch's name.
+    state: variables after both, by PyTorch's name.
+    thinnest: gradient of `params` at the thinnest width alone, by path.
   """
 
   losses: list[dict[float, float]]
@@ -227,7 +227,7 @@ def test_state_after_two_steps(name):
 
 
 def assert_as_published(actual, norms, tolerance):
-  """Every published tensor is there, and no other, with its norm."""
+  """Asserts that every published tensor is there, no other, with its norm."""
   assert actual.keys() == norms.keys()
   for tensor, expected in norms.items():
     error = abs(actual[tensor].norm - expected)

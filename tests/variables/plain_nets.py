@@ -24,7 +24,7 @@ class Weights(dict):
 
 
 def conv(weights, name, x, out, size=1, stride=1, groups=1):
-  """A convolution without bias, [b, c, h, w], padded by half its size."""
+  """Convolves [b, c, h, w] without bias, padded by half the kernel's size."""
   fan_in = x.shape[1] // groups * size * size
   bound = (6 / fan_in) ** 0.5
   shape = (out, x.shape[1] // groups, size, size)

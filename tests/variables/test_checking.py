@@ -34,14 +34,14 @@ class Net(slimjax.SlimNet):
     return (jax.ShapeDtypeStruct((1, 6, 6, 3), jnp.float32),)
 
   def first(self, images, width, train):
-    """A correct first layer."""
+    """Applies a correct first layer."""
     full, active = self.full_channels[0], self.channels(width)[0]
     conv = self.conv_norm(nn.relu)(full, name='conv0')
     return conv(images, active, train=train)
 
 
 def compact(function):
-  """A network of one function, named after it."""
+  """Returns a network of one function, named after it."""
   members = {
     '__call__': nn.compact(function),
     '__module__': __name__,

@@ -27,7 +27,7 @@ def torch():
 
 
 def randomised(torch, package, name):
-  """A network in evaluation, whose norms are not those of a fresh one."""
+  """Returns a network in evaluation, its norms not those of a fresh one."""
   try:
     module = pytest.importorskip(package)
   except RuntimeError as error:  # made for another version of torch

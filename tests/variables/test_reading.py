@@ -19,7 +19,7 @@ WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 def bfloat16_file(array):
-  """A safetensors file by the definition of its format."""
+  """Returns a safetensors file by the definition of its format."""
   data = np.asarray(array, jnp.bfloat16).tobytes()
   header = json.dumps(
     {'a': {'dtype': 'BF16', 'shape': [2, 3], 'data_offsets': [0, len(data)]}}

@@ -46,7 +46,7 @@ def make(kind, **options):
 
 
 def drawn(model):
-  """Random variables in the format of `slimjax.init`."""
+  """Returns random variables in the format of `slimjax.init`."""
   shapes = jax.eval_shape(lambda: slimjax.init(model, jax.random.key(0)))
   random = np.random.default_rng(0)
 
@@ -362,7 +362,7 @@ def test_cuts_against_numpy(seed):
 
 
 def few(monkeypatch):
-  """Shallow tables of the families; the number of classes is not used else."""
+  """Makes the tables of the families shallow."""
   monkeypatch.setattr(mobilenet_v1, 'UNITS', mobilenet_v1.UNITS[:2])
   stages = ((1, 16, 1, 1), (6, 24, 2, 2))
   monkeypatch.setattr(mobilenet_v2, 'STAGES', stages)

@@ -127,7 +127,7 @@ def test_the_best_channels_come_first(x64):
   ],
 )
 def test_other_methods(method, name, axes):
-  """Of a unit whose norms of a depthwise convolution follow it."""
+  """It sorts a unit that a depthwise convolution's norms follow."""
   before = drawn(create(widths=(0.25,)))
   after = flat(slimjax.make_slimmable(create(), before, method=method))
   score = np.abs(after[name]).sum(axes)

@@ -315,7 +315,7 @@ def test_variables_of_ours(flat, tmp_path):
     source = str(tmp_path / 'ours.npz')
   loaded = slimjax.load_weights(model, source)
   jax.tree.map(np.testing.assert_array_equal, loaded, variables)
-  # Of other widths, which its names tell.
+  # A model may have other widths, which the names tell.
   other = create(NAME, (0.3, 0.5), 3)
   loaded = slimjax.load_weights(other, source)
   scale = loaded['norm']['w030']['unit2']['pointwise']['norm']['scale']
