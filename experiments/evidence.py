@@ -1,4 +1,4 @@
-"""What the experiments on the paper's claims share.
+"""Runs what the experiments on the paper's claims share.
 
 The task is configs/few_digits.py. A run is one training, of one seed, in a
 folder of its own under --workdir; the seed also draws which digits train. A run

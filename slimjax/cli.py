@@ -1,4 +1,4 @@
-"""What the programs share: flags, configurations by name, short errors.
+"""Holds what the programs share: flags, configurations by name, short errors.
 
 A program is a module with a docstring that says how it is called, and:
 

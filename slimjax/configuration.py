@@ -64,11 +64,12 @@ class Run:
     optimizer: arguments of `slimjax.training.optim.sgd`.
     schedule: arguments of `slimjax.training.optim.create_schedule`.
     loss: further arguments of the task, those of its loss.
-    task, plan: names and arguments of the task and of the width plan.
+    task, plan: names and arguments of the task (default: classification) and
+      of the width plan (default: all).
     init: arguments of `slimjax.training.initial.create_init`: the weights that
-      the run begins with, and what of them is trained.
+      the run begins with, and what of them is trained. Default: none.
     checkpoint_every_minutes: minutes after which a checkpoint is saved though
-      it is not time to evaluate; 0 saves none between.
+      it is not time to evaluate; 0 saves none between. Default: 10.
   """
 
   seed: int
@@ -260,8 +261,9 @@ class Differences:
   """The differences of two configurations, one line per value.
 
   Attributes:
-    refused: values that make it another run.
-    said: values that may change when a run resumes; the log names them.
+    refused: values that make it another run; default: none.
+    said: values that may change when a run resumes, which the log names;
+      default: none.
   """
 
   refused: list[str] = dataclasses.field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a configuration names: one of ours, or something of a user's own."""
+"""Finds what a configuration names: one of ours, or something of a user's."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""What runs and networks show: published tables, comparisons, features."""
+"""Shows what was learned: published tables, comparisons, features."""

@@ -269,7 +269,7 @@ def show(comparison: Comparison, console: rich.console.Console) -> None:
   """Prints what a run is, whether it can be compared, and a line per width.
 
   Args:
-    comparison: what `compare` returns.
+    comparison: comparison that `compare` returns.
     console: console to print to.
   """
   entry, row = comparison.entry, comparison.row

@@ -44,7 +44,7 @@ class Layer:
   Attributes:
     norm: path of the norm.
     groups: number of blocks of channels, each slimmed inside.
-    activated: whether an activation comes last.
+    activated: whether an activation comes last; default: no.
   """
 
   norm: str

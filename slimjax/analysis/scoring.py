@@ -46,8 +46,8 @@ def evaluate(
   """Prints and returns the scores of a run or a published network.
 
   Args:
-    workdir: folder of the run; None for a published network.
-    config: configuration of a published network; None for a run.
+    workdir: folder of the run; default: none, for a published network.
+    config: configuration of a published network; default: none, for a run.
     checkpoint: latest (the default) or best of a run; or the network's file.
     widths: numbers, channels or printed names; default: all.
     batch_size: images in a batch; default: the run's.

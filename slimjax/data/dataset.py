@@ -39,8 +39,8 @@ class Dataset:
       evaluation sees, uint8 [h, w, 3] of `image_size`; default: None, the data
       are no pictures. It serves the network.
     workers: number of processes that read; default: 0, the process itself.
-    max_corrupt: number of images that may be unreadable, over all processes;
-      see `slimjax.data.batches.read`.
+    max_corrupt: number of images that may be unreadable, over all processes,
+      see `slimjax.data.batches.read`; default: 0.
     notes: lines on what was found, such as what was left out; default: none.
   """
 
@@ -99,8 +99,8 @@ def check_dataset(found: Any, what: str) -> None:
   """Raises ValueError if what a user's function returns is no data set.
 
   Args:
-    found: what it returns.
-    what: what it is called, for errors, such as "config.data.name 'a:b'".
+    found: object that it returns.
+    what: key and name in errors, such as "config.data.name 'a:b'".
   """
   if not isinstance(found, Dataset):
     raise ValueError(

@@ -51,7 +51,7 @@ class Listing:
       Class names are composed (Unicode NFC), files are as they lie.
     left_out: number of entries left out, by class name ('' is beside the
       classes) and reason.
-    broken: paths of links that lead nowhere.
+    broken: paths of links that lead nowhere; default: none.
   """
 
   images: Mapping[str, Sequence[bytes]]

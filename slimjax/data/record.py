@@ -1,4 +1,4 @@
-"""What a run knows of its data: WORKDIR/data.json and data_samples.npz.
+"""Keeps what a run knows of its data: WORKDIR/data.json and data_samples.npz.
 
 It is written when a run begins. A run that resumes, or is scored again, is held
 against it, and what serves the run needs no data set any more.
@@ -48,7 +48,7 @@ class DataRecord:
       pictures, or where it has no name to find it by.
     preprocess: likewise; None where it has no name to find it by.
     samples: a few images of the test split, uint8 [n, h, w, 3], as evaluations
-      see them; None if none could be read.
+      see them; default: None, none could be read.
   """
 
   name: str

@@ -64,7 +64,7 @@ class Sources:
     test: the test images; None if there is no such split.
     test_name: name of that split.
     class_names: one name per class.
-    notes: lines on what was found, for the user.
+    notes: lines on what was found, for the user; default: none.
   """
 
   train: Source

@@ -54,7 +54,7 @@ class SlimAttention(nn.Module):
       features: active output channels; by default all of them.
       heads: active heads; by default all of them.
       mask: bool, broadcastable to [b, heads, t, t]; False where a token (third
-        axis) must not see another (last axis).
+        axis) must not see another (last axis). Default: none.
     """
     heads = self.num_heads if heads is None else heads
     check_count(self, 'head', heads, self.num_heads)

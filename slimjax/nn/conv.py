@@ -59,9 +59,9 @@ class SlimConv(nn.Module):
     out_groups: the output's channels are this many blocks, each slimmed
       inside; by default `groups`, and 1 for a depthwise convolution. (A dense
       convolution that feeds a grouped one says how many blocks that one sees.)
-    in_features: input channels at full width, a tuple for several parts. Needed
-      only where the first call is thinner than a later one, or where several
-      parts meet a kernel that is wider than they are.
+    in_features: input channels at full width, a tuple for several parts;
+      default: those of the first call. It is needed only where that is thinner
+      than a later one, or where several parts meet a wider kernel.
     use_bias: whether a bias is added; default: no.
     dtype: dtype of the computation; the parameters are float32, the default.
   """

@@ -163,9 +163,9 @@ class SlimGroupNorm(_Norm):
   """Group normalisation over the active channels of each example.
 
   Attributes:
-    num_groups: groups at every width, thinner at thinner widths; or None.
+    num_groups: groups at every width, thinner at thinner widths; default: none.
     group_size: channels of a group at every width, so that thinner widths have
-      fewer groups; or None. Exactly one of the two is given.
+      fewer groups; default: none. Exactly one of the two is given.
     epsilon: number added to the biased variance; default: 1e-5.
     dtype: dtype of the result; default: float32.
   """

@@ -1,4 +1,4 @@
-"""Which part of a parameter is active, and how a layer declares it.
+"""Takes the active part of a parameter, and says how a layer declares it.
 
 An axis of a parameter is one run of channels or several *segments*, one after
 another (the groups of a convolution, the parts of a concatenation). A width

@@ -33,7 +33,7 @@ class Answer:
     by_width: the classes by width, the most probable first; if the network does
       not predict logits of classes, its outputs, a tree of arrays. Empty if the
       file cannot be read.
-    problem: reason why the file cannot be read; '' if it can.
+    problem: reason why the file cannot be read; default: '', it can.
   """
 
   path: str

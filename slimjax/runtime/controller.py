@@ -39,10 +39,11 @@ class _Trial:
   """How a width fared when it was tried.
 
   Attributes:
-    backoff_s: seconds for which it is left alone if it fails again.
-    not_before: time of the clock at which it may be tried again.
+    backoff_s: seconds for which it is left alone if it fails again; default:
+      the first of `_BACKOFF_S`.
+    not_before: time of the clock at which it may be tried again; default: any.
     slowdown: median ratio of measured latency to the table's at the thinner
-      width taken instead, right after.
+      width taken instead, right after; default: 0.
   """
 
   backoff_s: float = _BACKOFF_S[0]

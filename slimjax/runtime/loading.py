@@ -56,11 +56,12 @@ def load(
     batch_sizes: batch sizes to compile now, several at a time, for the
       documented form of images (uint8, where the bundle can preprocess); others
       are compiled when they first come, while these answer. With 'lean' as
-      well: programs take little memory. None compiles at the first request.
+      well: programs take little memory. Default: 1; if empty, programs are
+      compiled at the first request.
     max_batch: largest power of two that is a batch of its own; larger batches
-      are split.
-    max_programs: number of programs that are kept; beyond it, the one that was
-      not used for longest is forgotten. Never less than are compiled now.
+      are split. Default: 64.
+    max_programs: number of programs that are kept, at least those compiled now;
+      beyond it, the one not used for longest is forgotten. Default: 32.
     device: device to run on; default: jax's own.
 
   Raises:

@@ -30,7 +30,7 @@ class WidthEntry:
     inputs: names of the tensors that `prepare` takes.
     onnx: file of its ONNX model; None without the format 'onnx'.
     latency_ms: median latency of a request, measured as the manifest's
-      `measured` says; None if it was not measured.
+      `measured` says; default: None, it was not measured.
   """
 
   width: Width
@@ -66,19 +66,19 @@ class Manifest:
     versions: versions of the packages that wrote the bundle.
     files: {path: {'bytes', 'sha256'}}.
     headline: title, unit and direction of the metric of the errors; if more is
-      better, the errors are its negatives.
+      better, the errors are its negatives. Default: error, %, min.
     outputs: 'logits' if the outputs are logits of the classes, [b, classes];
-      else ''.
+      default: ''.
     decode: rule by which an encoded picture becomes uint8 [h, w, 3]: its name
-      and its numbers; None if it is unknown.
-    preprocesses: whether uint8 images are taken, and preprocessed.
-    input_range: smallest and largest value of preprocessed images; None if it
-      is unknown.
-    source: origin of the weights: run and step, or empty.
-    measured: origin of the latencies: device, backend, batch size and time, or
-      empty.
+      and its numbers; default: None, it is unknown.
+    preprocesses: whether uint8 images are taken, and preprocessed; default: no.
+    input_range: smallest and largest value of preprocessed images; default:
+      None, it is unknown.
+    source: origin of the weights: run and step; default: empty.
+    measured: origin of the latencies: device, backend, batch size and time;
+      default: empty.
     onnx_input: type of the images that the ONNX models take: 'float32',
-      preprocessed, or 'uint8'.
+      preprocessed (default), or 'uint8'.
   """
 
   model: Mapping[str, Any]

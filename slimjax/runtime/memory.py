@@ -14,9 +14,9 @@ class Memory:
   Attributes:
     prepared: {width: bytes when it is prepared}.
     held: bytes of the widths that are prepared now.
-    programs: number of compiled programs that are kept now.
-    temp_bytes: temporary memory of the largest program while it runs; None if
-      the backend does not report it.
+    programs: number of compiled programs that are kept now; default: 0.
+    temp_bytes: temporary memory of the largest program while it runs; None, the
+      default, if the backend does not report it.
   """
 
   prepared: Mapping[Width, int]
@@ -26,12 +26,12 @@ class Memory:
 
   @property
   def all_widths(self) -> int:
-    """Bytes with every width prepared (`prepare='load'`)."""
+    """Returns the bytes with every width prepared (`prepare='load'`)."""
     return sum(self.prepared.values())
 
   @property
   def lean(self) -> int:
-    """The most bytes with one width at a time (`prepare='lean'`)."""
+    """Returns the most bytes, one width at a time (`prepare='lean'`)."""
     return max(self.prepared.values())
 
   def __str__(self) -> str:

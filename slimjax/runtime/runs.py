@@ -138,7 +138,7 @@ def run_network(
   Args:
     run: a run of `read_run`.
     widths: widths to load; default: all of the run.
-    backend: only 'jax'; ONNX models are written by an export.
+    backend: 'jax', the default: an export writes ONNX models.
     prepare, batch_sizes, max_batch, max_programs, device: see
       `slimjax.runtime.load`.
 

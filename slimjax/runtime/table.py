@@ -90,8 +90,8 @@ class Table:
     device: the device it was measured on, in words.
     backend: 'jax' or 'onnxruntime'.
     measured: time of the measurement, ISO 8601.
-    versions: {package: version} of those that ran.
-    error_title: title of `error`, with its unit.
+    versions: {package: version} of those that ran; default: empty.
+    error_title: title of `error`, with its unit; default: 'error, %'.
   """
 
   rows: tuple[Row, ...]

@@ -76,7 +76,7 @@ def export(
     image_size: pixels, or (height, width).
     widths: widths to write; default: all widths.
     preprocess: uint8 images [b, h, w, 3] -> floating images; becomes part of
-      the bundle. Without it the bundle takes preprocessed images only.
+      the bundle; default: none, the bundle takes preprocessed images only.
     preprocessing: the same in words, for the manifest; default: ''.
     class_names: one name per class; default: none.
     errors: numbers to minimise, on validation images, by width; default: none.

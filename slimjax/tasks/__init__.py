@@ -1,4 +1,4 @@
-"""What networks are trained for; a task of a user's own is one class."""
+"""Lists what networks are trained for; a task of a user's own is one class."""
 
 from collections.abc import Callable
 

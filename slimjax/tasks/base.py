@@ -1,4 +1,4 @@
-"""What a task is: what a network is trained for, and how well it does.
+"""Defines a task: what a network is trained for, and how well it does.
 
 A task is one frozen (hashable) object of pure functions. The loop, the step,
 the evaluator and the export know nothing else of what a network is for. Its
@@ -32,8 +32,8 @@ class Metric:
   Attributes:
     name: key of the metric in the scores.
     title: name in tables and on axes.
-    unit: unit in tables and on axes, such as '%'.
-    direction: 'min' if less is better, 'max' if more is.
+    unit: unit in tables and on axes, such as '%'; default: ''.
+    direction: 'min' (default) if less is better, 'max' if more is.
   """
 
   name: str
@@ -142,8 +142,8 @@ def check_task(found: Any, what: str) -> None:
   """Raises ValueError if what a user's name stands for is no task.
 
   Args:
-    found: what was made.
-    what: what it is called, for errors, such as "config.task.name 'a:b'".
+    found: object that it makes.
+    what: key and name in errors, such as "config.task.name 'a:b'".
   """
   needed = 'see slimjax.tasks.base.Task for what a task has'
   members = [name for name in vars(Task) if not name.startswith('_')]

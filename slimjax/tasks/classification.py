@@ -33,7 +33,8 @@ class Classification:
   Attributes:
     label_smoothing: see `slimjax.tasks.losses.cross_entropy`.
     inplace_distillation: whether the widest alone learns from the labels, and
-      the others from its soft labels (US-Nets, arXiv 1903.05134, section 3.3).
+      the others from its soft labels (US-Nets, arXiv 1903.05134, section 3.3);
+      default: no.
   """
 
   label_smoothing: float = 0.0

@@ -1,4 +1,4 @@
-"""Which widths a training step has: a pure function of the step.
+"""Chooses the widths of a training step: a pure function of the step.
 
 A plan is a frozen object: `plan(step)` gives the widths of a step, widest
 first, and `plan.widths` all that it ever gives, so that the number of programs
@@ -50,9 +50,9 @@ def check_plan(found: Any, known: Sequence[Width], what: str) -> None:
   """Raises ValueError if what a user's name stands for is no width plan.
 
   Args:
-    found: what was made.
+    found: object that it makes.
     known: widths of the model.
-    what: what it is called, for errors, such as "config.plan.name 'a:b'".
+    what: key and name in errors, such as "config.plan.name 'a:b'".
   """
   widths = getattr(found, 'widths', None)
   if not callable(found) or not isinstance(widths, tuple) or not widths:

@@ -43,9 +43,10 @@ def initialize(
   MPI, Kubernetes; if that names none, this process is alone.
 
   Args:
-    coordinator: HOST:PORT of process 0, which every host can reach.
-    process_count: number of processes of all hosts together.
-    process_id: number of this process, from 0.
+    coordinator: HOST:PORT of process 0, which every host can reach; default: as
+      found.
+    process_count: number of processes of all hosts together; default: as found.
+    process_id: number of this process, from 0; default: as found.
 
   Raises:
     ValueError: only some of the arguments are given, or they are wrong.

@@ -1,4 +1,4 @@
-"""What a run ends with: results.json, a table and a plot."""
+"""Writes what a run ends with: results.json, a table and a plot."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a configuration names, built; and finished or stopped runs, loaded."""
+"""Builds what a configuration names; loads finished or stopped runs."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence

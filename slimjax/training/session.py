@@ -40,7 +40,7 @@ class Session:
     writer: writer of its metrics.
     progress: bar or lines that it shows.
     state: the newest state; a step donates it.
-    first_step: number of optimiser steps done before.
+    first_step: number of optimiser steps done before; default: 0.
     best: the least validation error so far; default: infinity.
     sums: training metrics not yet written, see `TrainLog.state`; default: none.
   """

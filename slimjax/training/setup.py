@@ -1,4 +1,4 @@
-"""What a run is made of: everything a configuration names, built."""
+"""Builds what a run is made of: everything a configuration names."""
 
 from collections.abc import Callable
 import dataclasses
@@ -138,7 +138,7 @@ def new_state(
   """Returns the state before the first step, on every device.
 
   Args:
-    setup: what the configuration of the run names.
+    setup: objects that the configuration of the run names.
     initial: see `train_and_evaluate`.
     say: function that is told what was taken from where.
     resumes: whether a checkpoint takes its place, so that neither the source

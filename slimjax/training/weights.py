@@ -126,7 +126,7 @@ def begin(
     model: network of the run.
     source: see `load_weights`.
     drawn: variables as drawn, of which the head may be taken.
-    sort: a method of `make_slimmable`; None leaves channels in their order.
+    sort: a method of `make_slimmable`; by default channels keep their order.
     report: see `load_weights`.
   """
   found = find_source(model, source)

@@ -41,7 +41,7 @@ def calibrate_statistics(
 
   Args:
     model: the network; none of its switches shares running statistics.
-    variables: its variables; not changed.
+    variables: variables of the model; not changed.
     batches: inputs as the network takes them in training, images [b, h, w, 3]
       preprocessed, or a tuple of several inputs; some hundred images at least,
       in batches of one size.

@@ -1,4 +1,4 @@
-"""Whether one width gives the same in every way in which it can be run."""
+"""Compares a width in every way in which it can be run."""
 
 from collections.abc import Callable
 import functools

@@ -41,7 +41,7 @@ class Source:
     name: origin of the weights, for people, such as 'runs/digits'.
     model: the network they are of, with its widths and classes.
     variables: variables of this network; trees of some switches may be missing.
-    notes: lines for people on what was left aside.
+    notes: lines for people on what was left aside; default: none.
   """
 
   name: str
@@ -84,10 +84,12 @@ class Taken:
     name: origin of the weights.
     taken: number of their tensors that are used.
     total: number of their tensors.
-    new: layers that were drawn anew, since they depend on the classes.
-    classes: number of classes (before, now).
-    norms: {width: the wider one whose norms it began with}, where it had none.
-    notes: lines on what was left aside.
+    new: layers that were drawn anew, since they depend on the classes; default:
+      none.
+    classes: number of classes (before, now); default: (0, 0).
+    norms: {width: the wider one whose norms it began with}, where it had none;
+      default: empty.
+    notes: lines on what was left aside; default: none.
   """
 
   name: str

@@ -27,7 +27,7 @@ def fold_batch_norm(
 
   Args:
     model: a network of one width, from `extract`.
-    variables: its variables; not changed.
+    variables: variables of the model; not changed.
 
   Returns:
     The model without batch norms, its convolutions biased, and its variables.

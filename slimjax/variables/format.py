@@ -301,7 +301,7 @@ def extract(
 
   Args:
     model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
-    variables: its variables; not changed.
+    variables: variables of the model; not changed.
     width: a width that has trees in `variables`.
 
   Returns:

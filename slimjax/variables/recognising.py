@@ -1,4 +1,4 @@
-"""Which network a file of weights is of: told by the names of its tensors.
+"""Tells which network a file of weights is of, by the names of its tensors.
 
 Also of those that fit no network here, so that an error can say what it got.
 """
@@ -18,7 +18,7 @@ class _Kind:
   Attributes:
     network: name of the network, in words.
     has: patterns, each of which some name fits.
-    lacks: patterns that no name fits.
+    lacks: patterns that no name fits; default: none.
     layout: see `Look`.
   """
 
@@ -119,8 +119,8 @@ class Look:
   """What a file of weights looks like.
 
   Attributes:
-    network: name of the network, in words; empty if it is unknown.
-    layout: a key of `torch_layouts.ORDINARY`, 'authors', or empty.
+    network: name of the network, in words; default: empty, it is unknown.
+    layout: a key of `torch_layouts.ORDINARY`, or 'authors'; default: empty.
   """
 
   network: str = ''

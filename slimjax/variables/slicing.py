@@ -1,4 +1,4 @@
-"""What a width uses of the variables: known from shapes, never recorded.
+"""Tells what a width uses of the variables, from shapes; nothing is recorded.
 
 A width uses the leading block that the network built at that width would have.
 So the shapes of `model.clone(widths=(width,))` are compared with those of the
@@ -42,8 +42,8 @@ class Leaf:
     shape: shape of the array.
     dtype: dtype of the array.
     segments: segments of every axis.
-    fold: how the norm it belongs to folds; None if it does not.
-    computed: the type its layer computes with; None if it does not say.
+    fold: how the norm it belongs to folds; default: not at all.
+    computed: the type its layer computes with; by default it does not say.
   """
 
   shape: tuple[int, ...]

@@ -163,7 +163,7 @@ def orders(model: SlimNet, flat: Flat, method: str) -> list[np.ndarray]:
 
   Args:
     model: a network of one width.
-    flat: its variables, by (collection, path).
+    flat: variables of the model, by (collection, path).
     method: a key of `METHODS`.
   """
   axes = channel_axes(model)
@@ -184,7 +184,7 @@ def permuted(model: SlimNet, flat: Flat, order: list[np.ndarray]) -> dict:
 
   Args:
     model: a network of one width.
-    flat: its variables, by (collection, path).
+    flat: variables of the model, by (collection, path).
     order: channels of every unit, as they come first, second, ...
   """
   axes, result = channel_axes(model), dict(flat)

@@ -1,4 +1,4 @@
-"""Whose weights arrays are: ours by our names, the authors', or others'."""
+"""Tells whose weights arrays are: ours, the authors', or others'."""
 
 from collections.abc import Mapping
 import re

@@ -29,7 +29,8 @@ class Unit:
     path: path of the `ConvNorm`.
     convs: PyTorch's convolutions, one for each block of output channels.
     norms: PyTorch's norms, likewise.
-    shared_norm: whether the published code has one norm for all switches there.
+    shared_norm: whether the published code has one norm for all switches there;
+      default: no.
   """
 
   path: tuple[str, ...]

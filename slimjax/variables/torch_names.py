@@ -148,7 +148,7 @@ def save_torch(
 
   Args:
     model: the network.
-    variables: its variables, of all its widths.
+    variables: variables of the model, of all its widths.
     path: file to write, .npz, .safetensors, or .pt (needs torch); default:
       none.
 
