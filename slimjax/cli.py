@@ -54,7 +54,7 @@ def run(main: Callable[[Sequence[str]], Any], *, positionals: str = '') -> None:
   raised. Other errors are bugs, and keep their traceback.
 
   Args:
-    main: takes the name of the program and the positional arguments.
+    main: function of the program's name and the positional arguments.
     positionals: the positional arguments as in a usage line, such as 'BUNDLE',
       or 'WORKDIR...' for one or more; default: none.
   """

@@ -18,7 +18,7 @@ def resolve(name: str, known: Mapping[str, Any], what: str) -> Any:
       is imported from the folder that the program is started in, or from
       wherever else Python finds it.
     known: ours by name; an empty name is not listed.
-    what: where the name stands, for errors, such as 'config.model.name'.
+    what: key of the name in errors, such as 'config.model.name'.
 
   Raises:
     ValueError: there is nothing of that name, or it cannot be called.

@@ -94,7 +94,7 @@ class Comparison:
   Attributes:
     entry: the runs.
     row: the published row, or None.
-    reasons: why the errors cannot be compared; empty if they can.
+    reasons: reasons why errors cannot be compared; empty if they can.
     lines: one per width, thinnest first.
     total_params: parameters of all widths together.
     same_total: whether `total_params` is the published number; None if the run

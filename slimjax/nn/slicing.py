@@ -41,7 +41,7 @@ class Declared(struct.PyTreeNode, nn.meta.AxisMetadata):
   Attributes:
     value: the array, or its shape.
     segments: the segments of every axis; default: one each.
-    fold: how the norm whose scale it is folds; default: not at all.
+    fold: folding of the norm whose scale it is; default: none.
     computed: the type the layer computes with; by default it does not say.
   """
 

@@ -16,7 +16,7 @@ class Chunk:
   """Examples that go through one program together.
 
   Attributes:
-    start, stop: their range in the batch.
+    start, stop: range of the examples in the batch.
     size: the program's batch size, at least `stop - start`.
   """
 

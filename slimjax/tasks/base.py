@@ -100,7 +100,7 @@ class Task(Protocol):
       forward: the network at this width, in training mode; called once.
       batch: this device's examples, augmented.
       key: random key, a function of (seed, step, width, device).
-      teacher: what the wider one of this step taught; None at the widest.
+      teacher: tree that the wider one of this step taught; None at the widest.
 
     Returns:
       Losses [b], or their mean [], to be minimised; what the next width is
@@ -128,7 +128,7 @@ class Task(Protocol):
 
     Args:
       total: total of the batches before; None at the first.
-      measured: what `measure` returned, as numpy arrays.
+      measured: tree that `measure` returned, as numpy arrays.
     """
 
   def score(self, total: Any) -> dict[str, float]:

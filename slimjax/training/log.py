@@ -133,7 +133,7 @@ class TrainLog:
       widths: {switch: width}, thinnest first.
       record: step -> the times in a line of that step, or None if no line is
         due.
-      last_good: waits for the last checkpoint and returns its step.
+      last_good: function that waits for the last checkpoint; returns its step.
       state: sums of a run that resumes, from `state`; default: none.
     """
     self._task = task

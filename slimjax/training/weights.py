@@ -94,8 +94,9 @@ def make_slimmable(
     weights: see `load_weights`; of several widths the widest is taken.
     batches: images [b, h, w, 3], preprocessed and augmented as in training, for
       the statistics of the thinner widths; by default they keep the widest's.
-    method: what is summed, in absolute values: 'l1' (default), the kernels that
-      read a channel; 'l1_made', those that make it; 'scale', its norms' scales.
+    method: importance of a channel, a sum of absolute values: 'l1' (default) of
+      the kernels that read it; 'l1_made' of those that make it; 'scale' of the
+      scales of its norms.
     key, report: see `load_weights`.
 
   Raises:

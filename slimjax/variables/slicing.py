@@ -42,7 +42,7 @@ class Leaf:
     shape: shape of the array.
     dtype: dtype of the array.
     segments: segments of every axis.
-    fold: how the norm it belongs to folds; default: not at all.
+    fold: folding of the norm it belongs to; default: none.
     computed: the type its layer computes with; by default it does not say.
   """
 

@@ -101,7 +101,7 @@ def source_of_variables(
     arrays: arrays by paths such as 'norm/w025/stem/norm/scale'.
     name: origin of the arrays, for people.
     widths: widths of their network; default: as the names of switches say.
-    classes: its number of classes; default: as the head's shape says.
+    classes: number of their classes; default: as the head's shape says.
 
   Raises:
     ValueError: they are not the variables of such a network.

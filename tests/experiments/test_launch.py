@@ -44,7 +44,7 @@ def _parse(arguments, monkeypatch):
   monkeypatch.setattr('sys.argv', ['train', *arguments])
   values = flags.FlagValues()
   holder = cli.define_config(flag_values=values)
-  flags.DEFINE_string('workdir', None, 'Of the run.', flag_values=values)
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_string('coordinator', None, '', flag_values=values)
   flags.DEFINE_integer('process_count', None, '', flag_values=values)
   flags.DEFINE_integer('process_id', None, '', flag_values=values)
