@@ -58,7 +58,7 @@ class Run:
     eval_every_epochs: epochs between evaluations at every width, each followed
       by a checkpoint.
     compilation_cache_dir: folder that keeps compiled programs for the next
-      start; None keeps none. A cache that is set in jax already is used as it is.
+      start; None keeps none. A cache that jax has already is used as it is.
     model: arguments of `slimjax.create_model`.
     data: arguments of `slimjax.data.create_dataset`.
     optimizer: arguments of `slimjax.training.optim.sgd`.
