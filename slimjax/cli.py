@@ -302,13 +302,24 @@ def _short_errors() -> Iterator[None]:
 
 
 def _stop(error: Exception, status: int) -> None:
-  if {'--traceback', '--traceback=true', '-traceback'} & {*sys.argv}:
+  if _wants_traceback():
     traceback.print_exception(error)
   else:
     text = _REQUIRED.sub(r'--\1 is needed', str(error))
     hint = '' if error.__cause__ is None else '\n(--traceback shows the cause)'
     print(f'error: {text}{hint}', file=sys.stderr)
   sys.exit(status)
+
+
+def _wants_traceback() -> bool:
+  """Returns the value of --traceback, also where another flag is wrong."""
+  flag = flags.FlagValues()
+  flags.DEFINE_bool('traceback', False, '', flag_values=flag)
+  try:
+    flag(sys.argv, known_only=True)
+  except flags.Error:
+    return False
+  return flag.traceback
 
 
 def is_user_error(error: BaseException) -> bool:

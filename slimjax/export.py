@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
   for entry in manifest.widths:
     error, score = '', manifest.score(entry)
     if score is not None:
-      error = f', {headline["title"]} {score:.2f} {headline["unit"]}'
+      shown = units.score(score, headline['unit'])
+      error = f', {headline["title"]} {shown}'
     print(
       f'{label(entry.width)}: {units.count(entry.macs)} MACs,'
       f' {units.size(entry.prepared_bytes)} of weights{error}'

@@ -15,6 +15,22 @@ def size(value: float) -> str:
   return f'{scaled} {prefix}B'
 
 
+def score(value: float, unit: str = '') -> str:
+  """Returns a score as tables and lines show it: '4.17 %', '0.0113', '1204'.
+
+  With a unit it has two decimals; without one its size is unknown, and it has
+  three significant digits.
+  """
+  return f'{digits(value, unit)} {unit}'.rstrip()
+
+
+def digits(value: float, unit: str = '') -> str:
+  """Returns the number of a `score` that has this unit, without the unit."""
+  if unit:
+    return f'{value:.2f}'
+  return f'{value:.3g}' if abs(value) < 999.5 else f'{value:.0f}'
+
+
 def _scaled(value: float) -> tuple[str, str]:
   """Returns three digits, and the prefix of the unit."""
   power = 0

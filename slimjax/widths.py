@@ -106,7 +106,11 @@ def find(name: Width | Sequence[int] | str, known: Sequence[Width]) -> Width:
     for width in known:
       if name in (label(width), switch_name(width)):
         return width
-  return canonical(name)
+  try:
+    return canonical(name)
+  except ValueError as error:
+    names = ', '.join(label(width) for width in known)
+    raise ValueError(f'{error}; there are {names}') from error
 
 
 def check_widths(widths: Sequence[Width]) -> tuple[Width, ...]:

@@ -232,7 +232,7 @@ PROGRAM = """
   'arguments, status, begin, lines',
   [
     ('--config=digits', 1, "error: model 'x:y': there is no module x", 2),
-    ('--config=digits --traceback', 1, 'Traceback', None),
+    ('--config=digits --traceback=True', 1, 'Traceback', None),
     ('--config=digits --config.epochs=1', 1, 'Traceback', None),
     ('--config=digit', 2, 'error: --config=digit: there is no such file', 1),
     ('--config=digits --config.a=3', 2, "error: config has no key 'a'", 1),
@@ -258,6 +258,25 @@ def test_errors_are_short(tmp_path, arguments, status, begin, lines):
   if lines:
     assert done.stderr.startswith(begin)
     assert len(done.stderr.splitlines()) == lines
+
+
+@pytest.mark.parametrize(
+  'arguments, wanted',
+  [
+    ('--traceback', True),
+    ('-traceback --confg=1', True),
+    ('--traceback=1', True),
+    ('--traceback=False', False),
+    ('--traceback --notraceback', False),
+    ('--workdir=traceback', False),
+    ('--traceback=perhaps', False),
+  ],
+)
+def test_a_traceback_is_shown_where_it_is_asked_for(
+  monkeypatch, arguments, wanted
+):
+  monkeypatch.setattr('sys.argv', ['program', *arguments.split()])
+  assert cli._wants_traceback() is wanted
 
 
 @pytest.fixture

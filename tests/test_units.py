@@ -3,6 +3,7 @@
 import pytest
 
 from slimjax import units
+from slimjax.tasks import Metric
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,22 @@ from slimjax import units
 )
 def test_counts_have_three_digits(value, text):
   assert units.count(value) == text
+
+
+@pytest.mark.parametrize(
+  'value, unit, text',
+  [
+    (4.166, '%', '4.17 %'),
+    (0.01127, '', '0.0113'),
+    (12.345, '', '12.3'),
+    (1204.4, '', '1204'),
+    (999.7, '', '1000'),
+    (-0.5, '', '-0.5'),
+  ],
+)
+def test_scores_show_what_differs(value, unit, text):
+  assert units.score(value, unit) == text
+  assert Metric('gap', 'mean gap', unit).text(value) == text
 
 
 def test_sizes():

@@ -17,6 +17,7 @@ import rich.table
 
 from slimjax import configuration
 from slimjax import files
+from slimjax import units
 from slimjax.analysis import published
 from slimjax.models.net import SlimNet
 from slimjax.training.runs import build_model
@@ -319,10 +320,14 @@ def _table(lines: Sequence[Line], unit: str) -> rich.table.Table:
   ):  # fmt: skip
     table.add_column(column, justify='right')
   for line in lines:
-    deviation = '' if line.deviation is None else f' ± {line.deviation:.2f}'
+    deviation = (
+      ''
+      if line.deviation is None
+      else f' ± {units.digits(line.deviation, unit)}'
+    )
     table.add_row(
       label(line.width),
-      f'{line.error:.2f}{deviation} {unit}',
+      f'{units.digits(line.error, unit)}{deviation} {unit}'.rstrip(),
       _text(line.published_error, '.1f', f' {unit}'),
       _text(line.difference, '+.2f'),
       _counts(line.macs, line.published_macs, '.0f', line.same_counts),

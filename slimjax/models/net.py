@@ -39,6 +39,20 @@ def pair(size: Size) -> tuple[int, int]:
   return int(both[0]), int(both[1])
 
 
+def check_static(model: Any, call: str = '') -> None:
+  """Raises TypeError if a network is traced by jax, as an argument of a jit.
+
+  Args:
+    model: what was given as the network.
+    call: the jit as it should be; default: of a function of one's own.
+  """
+  if isinstance(model, jax.core.Tracer):
+    raise TypeError(
+      'the model is traced by jax.jit, but it must be static: '
+      + (call or 'jax.jit(function, static_argnums=0) for a first argument')
+    )
+
+
 class SlimNet(nn.Module):
   """A network that runs at several widths.
 

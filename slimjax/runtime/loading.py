@@ -19,7 +19,6 @@ from slimjax.runtime.backends import stored_programs
 from slimjax.runtime.backends import Xla
 from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.network import Network
-from slimjax.widths import canonical
 from slimjax.widths import Width
 
 PREPARE = ('load', 'use', 'lean')
@@ -48,7 +47,8 @@ def load(
 
   Args:
     folder: folder of the bundle.
-    widths: widths to load; default: all it has.
+    widths: numbers, channels or printed names of the widths to load; default:
+      all it has.
     backend: 'jax' (default), or 'onnxruntime' (on the CPU; needs the extra
       `onnx`).
     prepare: when weights are prepared: 'load' (default: all widths now), 'use'
@@ -72,9 +72,7 @@ def load(
   folder = bundle.local(folder)
   check_options(backend, prepare, batch_sizes, max_batch, max_programs)
   manifest = bundle.read_manifest(folder)
-  chosen = {canonical(width) for width in widths}
-  for width in chosen:
-    manifest.entry(width)
+  chosen = {manifest.entry(width).width for width in widths}
   entries = [e for e in manifest.widths if not chosen or e.width in chosen]
   if backend == 'jax':
     device = device or jax.devices()[0]

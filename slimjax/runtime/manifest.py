@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from slimjax.widths import canonical
+from slimjax.widths import find
 from slimjax.widths import Width
 
 SCHEMA = 3
@@ -107,12 +108,13 @@ class Manifest:
   measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   onnx_input: str = 'float32'
 
-  def entry(self, width: Width) -> WidthEntry:
-    """Returns the entry of `width`.
+  def entry(self, width: Width | str) -> WidthEntry:
+    """Returns the entry of a width, given as a number, channels or a name.
 
     Raises:
       ValueError: there is no such width.
     """
+    width = find(width, [entry.width for entry in self.widths])
     for entry in self.widths:
       if entry.width == width:
         return entry

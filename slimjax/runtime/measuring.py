@@ -17,7 +17,7 @@ from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.table import QUANTILES
 from slimjax.runtime.table import Row
 from slimjax.runtime.table import Table
-from slimjax.widths import canonical
+from slimjax.widths import find
 from slimjax.widths import Width
 
 # Calls of a turn that count; one before them finds the caches cold.
@@ -61,7 +61,7 @@ def measure(
   """
   if rounds < 3:
     raise ValueError(f'rounds must be at least 3, got {rounds}')
-  chosen = [canonical(w) for w in widths] or list(network.widths)
+  chosen = [find(w, network.widths) for w in widths] or list(network.widths)
   manifest = network.manifest
   dtype = 'uint8' if manifest.preprocesses else 'float32'
   random = np.random.default_rng(0)

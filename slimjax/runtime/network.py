@@ -26,7 +26,7 @@ from slimjax.runtime.measuring import measure
 from slimjax.runtime.memory import Memory
 from slimjax.runtime.programs import Programs
 from slimjax.runtime.table import Table
-from slimjax.widths import canonical
+from slimjax.widths import find
 from slimjax.widths import Width
 
 # Width, batch size, and type of images.
@@ -268,7 +268,7 @@ class Network:
       return self._entries[width]
     except (KeyError, TypeError):
       pass
-    width = canonical(width)
+    width = find(width, self.widths)
     if width not in self._entries:
       raise ValueError(f'width {width} is not loaded, only {self.widths}')
     return self._entries[width]

@@ -15,6 +15,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from slimjax import units
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
 from slimjax.data.dataset import is_hashable
@@ -59,7 +60,7 @@ class Metric:
 
   def text(self, value: float) -> str:
     """Returns a value as it stands in a table."""
-    return f'{value:.2f} {self.unit}'.rstrip()
+    return units.score(value, self.unit)
 
 
 class Task(Protocol):

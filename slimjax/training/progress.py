@@ -68,13 +68,15 @@ class Progress:
   def line(self, records: Sequence[Mapping[str, Any]]) -> None:
     """Shows one record per width, of one step and split."""
     first, headline = records[0], self._headline
-    shown = {'loss': ('{:.3f}', 'loss')}
-    shown[headline.name] = (f'{{:.1f}}{headline.unit}', headline.title)
+    shown: dict[str, tuple[Callable[[float], str], str]] = {
+      'loss': ('{:.3f}'.format, 'loss'),
+      headline.name: (headline.text, headline.title),
+    }
     shown = {name: how for name, how in shown.items() if name in first}
     text = '  '.join(
       ' '.join(
         [switch_name(record['width'])]
-        + [form.format(record[name]) for name, (form, _) in shown.items()]
+        + [write(record[name]) for name, (write, _) in shown.items()]
       )
       for record in records
     )

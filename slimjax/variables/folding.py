@@ -5,6 +5,7 @@ from typing import Any
 from flax import traverse_util
 import jax.numpy as jnp
 
+from slimjax.models.net import check_static
 from slimjax.models.net import SlimNet
 from slimjax.nn.slicing import Fold
 from slimjax.variables.format import PARAMS
@@ -36,6 +37,7 @@ def fold_batch_norm(
     ValueError: the model has several widths, was folded before, or has batch
       norms that are not a `ConvNorm`'s.
   """
+  check_static(model)
   if len(model.widths) != 1:
     raise ValueError(
       f'batch norm folds into the kernels of one width, got {model.widths};'

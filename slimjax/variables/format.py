@@ -25,6 +25,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from slimjax.models.net import check_static
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
@@ -67,6 +68,7 @@ def init(
     ValueError: the images are too small for the network, a width cannot be
       built, or the model shares what it has not.
   """
+  check_static(model)
   inputs = model.example()
   if image_size is not None:
     inputs = tuple(resized(x, pair(image_size)) for x in inputs)
@@ -226,8 +228,11 @@ def apply(
 ) -> Any:
   """Returns what the network says at a width, in evaluation mode.
 
-  Under `jax.jit` make `width` static. For inference at one width, `extract`
-  first: slices taken inside a compiled function cost time at every call.
+  Under `jax.jit` make the model and `width` static. jax keeps a program for
+  each type of a static number: 1, 1.0 and np.float32(1) are compiled three
+  times, though traced once, so give one type, such as the model's own `widths`.
+  For inference at one width, `extract` first: slices taken inside a compiled
+  function cost time at every call.
 
   Args:
     model: a model of `slimjax.create_model`, or a `SlimNet` of your own.
@@ -241,8 +246,12 @@ def apply(
 
   Raises:
     ValueError: the width has no trees, or the inputs are not as they should be.
-    TypeError: the width is traced.
+    TypeError: the model or the width is traced.
   """
+  check_static(
+    model,
+    "jax.jit(slimjax.apply, static_argnums=0, static_argnames='width')",
+  )
   check_inputs(model, inputs)
   small, weights = _narrowed(model, variables, width)
   return _forward(small, weights, *inputs)
@@ -307,6 +316,7 @@ def extract(
   Returns:
     A model of that one width and its variables, for `apply` with this width.
   """
+  check_static(model)
   small, weights = _narrowed(model, variables, width)
   switch = small.switch(small.widths[0])
   return small, {

@@ -10,6 +10,7 @@ import jax
 from jax.extend import core
 
 from slimjax.models import MODELS
+from slimjax.models.net import check_static
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
@@ -53,6 +54,7 @@ def profile_model(
     image_size: pixels, or (height, width); default: that of
       `model.example()`.
   """
+  check_static(model)
   width = canonical(width)
   model.channels(width)
   size = None if image_size is None else pair(image_size)

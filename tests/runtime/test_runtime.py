@@ -1,6 +1,7 @@
 """Bundles: what is written runs, at every width, and is what was written."""
 
 from concurrent.futures import ThreadPoolExecutor
+import dataclasses
 import gc
 import hashlib
 import json
@@ -31,6 +32,7 @@ from slimjax.layers import SwitchableBatchNorm
 from slimjax.runtime import bundle
 from slimjax.runtime import BundleError
 from slimjax.runtime import display
+from slimjax.widths import switch_name
 
 WIDTHS = (0.25, 0.5)
 ERRORS = {0.25: 9.0, 0.5: 4.0}
@@ -90,6 +92,26 @@ def path(model, variables, tmp_path_factory):
 @pytest.fixture(scope='module')
 def net(path):
   return runtime.load(path)
+
+
+@pytest.mark.parametrize('name', ['0.5', 'w050', 0.5])
+def test_widths_go_by_their_printed_names(path, net, name):
+  loaded = runtime.load(path, widths=[name], prepare='use', batch_sizes=())
+  assert loaded.widths == (0.5,)
+  images = images_of(1)
+  assert close(net(images, width=name), net(images, width=0.5))
+
+
+def test_channels_go_by_their_printed_name(net):
+  channels = (16, 32, 64)
+  name = switch_name(channels)
+  entry = dataclasses.replace(net.manifest.widths[0], width=channels)
+  manifest = dataclasses.replace(net.manifest, widths=(entry,))
+  assert manifest.entry(name) is manifest.entry(channels) is entry
+  with pytest.raises(
+    ValueError, match=f"'w050' is neither .*; there are {name}"
+  ):
+    manifest.entry('w050')
 
 
 @pytest.mark.parametrize('width', WIDTHS)

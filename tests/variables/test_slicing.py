@@ -489,6 +489,11 @@ def test_one_trace_a_width():
   names = (1, 1.0, np.float32(1), np.float64(1))
   logits = [predict(model, variables, images, width=w) for w in names]
   assert Counted.calls == 1
+  # jax tells static numbers of several types apart, as the docstring says.
+  assert predict._cache_size() == len(names)
+  for width in (1.0, *model.find_widths(['1.0', 'w100'])):
+    predict(model, variables, images, width=width)
+  assert predict._cache_size() == len(names)
   logits += [slimjax.apply(model, variables, images, width=w) for w in names]
   assert Counted.calls == 1
   for other in logits:
@@ -504,6 +509,22 @@ def test_a_traced_width_names_the_mend():
   forward = functools.partial(slimjax.apply, model)
   with pytest.raises(TypeError, match="static_argnames='width'"):
     jax.jit(forward)(variables, images_of(), width=0.5)
+
+
+def test_a_traced_model_names_the_mend():
+  model = make(Counted)
+  variables, images = drawn(model), images_of()
+  predict = jax.jit(slimjax.apply, static_argnames='width')
+  with pytest.raises(TypeError, match=r'jax\.jit\(slimjax.apply, static_argn'):
+    predict(model, variables, images, width=0.5)
+  for call in (
+    lambda model: slimjax.extract(model, variables, width=0.5),
+    lambda model: slimjax.profile_model(model, width=0.5),
+    lambda model: slimjax.fold_batch_norm(model, variables),
+    lambda model: slimjax.init(model, jax.random.key(0)),
+  ):
+    with pytest.raises(TypeError, match='model is traced .*static_argnums=0'):
+      jax.jit(call)(model)
 
 
 def test_a_switch_without_trees_is_refused():
