@@ -8,6 +8,7 @@ the layer is slimmed inside groups.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 
 from flax import linen as nn
@@ -21,9 +22,12 @@ from slimjax.data.dataset import Dataset
 from slimjax.layers import ConvNorm
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.layers import take_active
+from slimjax.models.net import pair
+from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import extract
 from slimjax.variables.format import private_collections
+from slimjax.variables.format import resized
 from slimjax.variables.format import select
 from slimjax.variables.format import Variables
 from slimjax.widths import Width
@@ -52,10 +56,14 @@ class Layer:
   activated: bool = False
 
 
-def find_layers(model: SlimNet, image_size: int) -> dict[str, Layer]:
+def find_layers(model: SlimNet, image_size: Size) -> dict[str, Layer]:
   """Returns the layers that have a norm, by path, in the order of execution.
 
   They are found by tracing a forward pass; nothing is computed.
+
+  Args:
+    model: from `slimjax.create_model`, or a `SlimNet` of your own.
+    image_size: pixels, or (height, width).
   """
   found: dict[str, Layer] = {}
 
@@ -73,12 +81,10 @@ def find_layers(model: SlimNet, image_size: int) -> dict[str, Layer]:
       found[path] = dataclasses.replace(found[path], activated=activated)
     return outputs
 
-  def initialise(key):
-    images = jnp.zeros((1, image_size, image_size, 3))
-    return model.init(key, images, width=model.full_channels)
-
+  inputs = [resized(x, pair(image_size)) for x in model.example()]
+  initialise = functools.partial(model.init, width=model.full_channels)
   with nn.intercept_methods(record):
-    jax.eval_shape(initialise, jax.random.key(0))
+    jax.eval_shape(initialise, jax.random.key(0), *inputs)
   return found
 
 

@@ -30,7 +30,10 @@ from slimjax.analysis.features import most_activating
 from slimjax.analysis.features import Networks
 from slimjax.analysis.features import NORM_VALUES
 from slimjax.analysis.features import norm_values
+from slimjax.tasks.base import image_size
+from slimjax.training.compiling import alive
 from slimjax.training.runs import build_dataset
+from slimjax.training.runs import build_task
 from slimjax.training.runs import check_data
 from slimjax.training.runs import load_run
 from slimjax.widths import label
@@ -81,13 +84,14 @@ def visualize_run(
   if images < 1:
     raise ValueError(f'at least one image must be shown, got {images}')
   run, model, variables, step = load_run(workdir, best=best)
-  dataset = build_dataset(run)
-  if split not in dataset.splits:
-    raise ValueError(
-      f'split {split!r}: the run has {", ".join(dataset.splits)}'
-    )
-  check_data(workdir, dataset, [split])
-  layers = find_layers(model, dataset.image_size)
+  with alive(print, lambda: 'reading the data'):
+    dataset = build_dataset(run)
+    if split not in dataset.splits:
+      raise ValueError(
+        f'split {split!r}: the run has {", ".join(dataset.splits)}'
+      )
+    check_data(workdir, dataset, [split])
+  layers = find_layers(model, image_size(build_task(run), dataset))
   layer = _known(layer or default_layer(layers), layers)
   shown = [
     _known(shallow or next(iter(layers)), layers),

@@ -15,6 +15,7 @@ from slimjax.analysis import published
 from slimjax.data import workers
 from slimjax.data.dataset import Dataset
 from slimjax.training import processes
+from slimjax.training.compiling import alive
 from slimjax.training.compiling import quiet
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.mesh import data_mesh
@@ -69,12 +70,13 @@ def evaluate(
     name = checkpoint
   chosen = model.find_widths(widths)
   say = print if processes.is_primary() else quiet
-  dataset = processes.together(lambda: _open_data(run, split, data_dir))
-  if workdir is not None:
-    moved = data_dir is not None
-    processes.together(
-      lambda: _compare_data(workdir, dataset, split, moved=moved, say=say)
-    )
+  with alive(say, lambda: 'reading the data'):
+    dataset = processes.together(lambda: _open_data(run, split, data_dir))
+    if workdir is not None:
+      moved = data_dir is not None
+      processes.together(
+        lambda: _compare_data(workdir, dataset, split, moved=moved, say=say)
+      )
   task, mesh = build_task(run), data_mesh()
   evaluator = Evaluator(
     model,
@@ -87,7 +89,7 @@ def evaluate(
     say=say,
   )
   scores = evaluator(replicate(variables, mesh))
-  results = results_of(model, task, scores, dataset.image_size)
+  results = results_of(model, task, scores, dataset)
   if processes.is_primary():
     title = f'{name}: {results[0].examples} examples, each scored once'
     print_results(results, task.metrics, title)

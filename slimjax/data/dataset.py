@@ -19,6 +19,11 @@ from slimjax.data.batches import Split
 from slimjax.data.batches import TrainReader
 
 
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+  """Returns (height, width) of images; one number stands for both."""
+  return (size, size) if isinstance(size, int) else size
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
   """Splits of images, and what is done to them on the device.
@@ -27,7 +32,7 @@ class Dataset:
     name: name of the data set in the configuration.
     num_classes: number of classes, above all labels; 0 if there are none.
     class_names: one name per class, or empty.
-    image_size: height and width in pixels.
+    image_size: height and width in pixels, (height, width) if they differ.
     preprocessing: description of what `preprocess` does.
     splits: `train`, `test` and, if one was set aside, `held_out`.
     augment: (key, batch) -> batch for training: augments and preprocesses the
@@ -47,7 +52,7 @@ class Dataset:
   name: str
   num_classes: int
   class_names: tuple[str, ...]
-  image_size: int
+  image_size: int | tuple[int, int]
   preprocessing: str
   splits: Mapping[str, Split]
   augment: Callable[[jax.Array, Batch], Batch]
@@ -61,8 +66,10 @@ class Dataset:
     """Returns one line: name, classes, image size, examples of each split."""
     classes = f'{self.num_classes} classes, ' if self.num_classes else ''
     splits = ', '.join(f'{len(s):,} {name}' for name, s in self.splits.items())
-    size = self.image_size
-    return f'{self.name}: {classes}images of {size} x {size} pixels: {splits}'
+    height, width = sides(self.image_size)
+    return (
+      f'{self.name}: {classes}images of {height} x {width} pixels: {splits}'
+    )
 
   def train_batches(
     self,
@@ -112,6 +119,13 @@ def check_dataset(found: Any, what: str) -> None:
     raise ValueError(
       f'{what}: the data set has the splits {", ".join(found.splits)}, but not'
       f' {" and ".join(sorted(missing))}'
+    )
+  size = found.image_size
+  pair = isinstance(size, tuple) and len(size) == 2
+  if not all(isinstance(n, int) and n > 0 for n in (size if pair else [size])):
+    raise ValueError(
+      f'{what}: image_size must be pixels, or a tuple (height, width), got'
+      f' {size!r}'
     )
   for name in ('augment', 'preprocess'):
     function = getattr(found, name)

@@ -39,7 +39,7 @@ class DataRecord:
     name: name of the data set in the configuration.
     num_classes: number of classes; 0 where there are none.
     class_names: one name per class, or empty.
-    image_size: height and width in pixels.
+    image_size: height and width in pixels, (height, width) if they differ.
     preprocessing: description of what `preprocess` does.
     examples: number of examples by split.
     fingerprints: hash by split of what its examples are: names and labels of
@@ -54,7 +54,7 @@ class DataRecord:
   name: str
   num_classes: int
   class_names: tuple[str, ...]
-  image_size: int
+  image_size: int | tuple[int, int]
   preprocessing: str
   examples: Mapping[str, int]
   fingerprints: Mapping[str, str]
@@ -116,6 +116,8 @@ def read_record(workdir: epath.PathLike) -> DataRecord | None:
   try:
     fields = json.loads(path.read_text())
     fields['class_names'] = tuple(fields['class_names'])
+    if isinstance(fields['image_size'], list):
+      fields['image_size'] = tuple(fields['image_size'])
     samples = fields.pop('samples')
     decode, preprocess = fields.pop('decode'), fields.pop('preprocess')
     record = DataRecord(**fields)

@@ -10,6 +10,7 @@ from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.runs import read_run
 from slimjax.runtime.writer import export
 from slimjax.runtime.writer import PLATFORMS
+from slimjax.tasks.base import image_size
 from slimjax.widths import Width
 
 
@@ -47,7 +48,7 @@ def export_run(
     run.model,
     run.variables,
     out,
-    image_size=run.data.image_size,
+    image_size=image_size(run.task, run.data),
     widths=widths,
     default_width=default_width,
     preprocess=run.data.preprocess,

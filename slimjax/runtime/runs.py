@@ -13,7 +13,6 @@ from slimjax.configuration import Run
 from slimjax.data.record import DataRecord
 from slimjax.data.record import read_record
 from slimjax.data.record import record_of
-from slimjax.models.net import pair
 from slimjax.models.net import SlimNet
 from slimjax.runtime import batching
 from slimjax.runtime import bundle
@@ -31,6 +30,7 @@ from slimjax.runtime.slices import describe_model
 from slimjax.runtime.slices import describe_width
 from slimjax.runtime.slices import width_programs
 from slimjax.tasks import Task
+from slimjax.tasks.base import image_size
 from slimjax.training.log import read_metrics
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
@@ -174,7 +174,7 @@ def run_network(
 def _describe(run, model, programs, device) -> Manifest:
   """Returns the manifest that a bundle of the run would have, but for files."""
   data = run.data
-  size = pair(data.image_size)
+  size = image_size(run.task, data)
   return Manifest(
     model=describe_model(model),
     class_names=data.class_names,

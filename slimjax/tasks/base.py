@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
+from typing import cast
 from typing import Protocol
 
 import jax
@@ -19,6 +20,7 @@ from slimjax import units
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
 from slimjax.data.dataset import is_hashable
+from slimjax.data.record import DataRecord
 from slimjax.models.net import SlimNet
 
 Forward = Callable[..., Any]
@@ -90,7 +92,15 @@ class Task(Protocol):
     """Raises ValueError if the network does not fit the data."""
 
   def example(self, dataset: Dataset) -> Batch:
-    """Returns the shapes of one preprocessed example, as a batch of one."""
+    """Returns the shapes of one preprocessed example, as a batch of one.
+
+    'image' is what the network is fed in evaluation, [1, h, w, c]; see
+    `image_size`.
+
+    Args:
+      dataset: data set of the run; where a run is served, its
+        `slimjax.data.record.DataRecord`, which has no splits.
+    """
 
   def loss(
     self, forward: Forward, batch: Batch, key: jax.Array, teacher: Any
@@ -137,6 +147,18 @@ class Task(Protocol):
 
     A metric that says nothing of these data may be missing, except the first.
     """
+
+
+def image_size(task: Task, dataset: Dataset | DataRecord) -> tuple[int, int]:
+  """Returns (height, width) in pixels of the images that a network is fed.
+
+  Args:
+    task: task of the run; its `example` knows.
+    dataset: data set of the run, or what the run knows of it.
+  """
+  image = task.example(cast(Dataset, dataset))['image']
+  _, height, width, _ = image.shape
+  return height, width
 
 
 def check_task(found: Any, what: str) -> None:

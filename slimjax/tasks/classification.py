@@ -12,6 +12,7 @@ import numpy as np
 
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
+from slimjax.data.dataset import sides
 from slimjax.data.folders import some
 from slimjax.models.net import SlimNet
 from slimjax.tasks import confusion
@@ -60,7 +61,7 @@ class Classification:
       )
 
   def example(self, dataset: Dataset) -> Batch:
-    shape = (1, dataset.image_size, dataset.image_size, 3)
+    shape = (1, *sides(dataset.image_size), 3)
     return {'image': jax.ShapeDtypeStruct(shape, jnp.float32)}
 
   def loss(

@@ -95,14 +95,24 @@ def train_and_evaluate(
   run = configuration.parse(config)
   workdir = files.expand(workdir, 'workdir')
   keep_compiled(run.compilation_cache_dir)
-  setup = set_up(run, last)
-  # What was found in the data is kept as if it had been given.
-  config = {**configuration.as_plain(config), 'model': setup.run.model}
-  processes.together(lambda: changes_of(workdir, config, setup.dataset))
   say = functools.partial(print, flush=True)
   told = say if processes.is_primary() else quiet
+  with alive(told, lambda: 'reading the data and building the network'):
+    setup = set_up(run, last)
+  # What was found in the data is kept as if it had been given.
+  config = {**configuration.as_plain(config), 'model': setup.run.model}
+  with alive(told, lambda: 'comparing with the run that is in the workdir'):
+    processes.together(lambda: changes_of(workdir, config, setup.dataset))
   if processes.is_primary():
-    say_plan(run, setup.dataset, setup.model, setup.plan, setup.steps_per_epoch)
+    with alive(told, lambda: 'counting what every width costs'):
+      say_plan(
+        run,
+        setup.dataset,
+        setup.task,
+        setup.model,
+        setup.plan,
+        setup.steps_per_epoch,
+      )
   for line in describe_parts(setup.model, setup.parts):
     told(line)
   told('drawing the weights')
@@ -285,7 +295,7 @@ def _finish(
 ) -> list[Result]:
   """Tells the end of a run, and returns its table."""
   run, task = setup.run, setup.task
-  results = results_of(setup.model, task, scores, setup.dataset.image_size)
+  results = results_of(setup.model, task, scores, setup.dataset)
   if clock is not None:
     macs = sum(result.profile.macs for result in results)
     devices = list(setup.mesh.devices.flat)

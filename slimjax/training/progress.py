@@ -18,7 +18,9 @@ from slimjax import units
 from slimjax.configuration import Run
 from slimjax.data.dataset import Dataset
 from slimjax.models.net import SlimNet
+from slimjax.tasks.base import image_size
 from slimjax.tasks.base import Metric
+from slimjax.tasks.base import Task
 from slimjax.training.devices import peak_tflops
 from slimjax.training.plans import WidthPlan
 from slimjax.variables.profile import profile_model
@@ -224,6 +226,7 @@ class Trace:
 def say_plan(
   run: Run,
   dataset: Dataset,
+  task: Task,
   model: SlimNet,
   plan: WidthPlan,
   steps_per_epoch: int,
@@ -248,8 +251,9 @@ def say_plan(
   table = rich.table.Table(title=run.model['name'], box=None, pad_edge=False)
   for name in ('width', 'MACs', 'parameters'):
     table.add_column(name, justify='right')
+  size = image_size(task, dataset)
   for width in plan.widths[::-1]:
-    profile = profile_model(model, width=width, image_size=dataset.image_size)
+    profile = profile_model(model, width=width, image_size=size)
     table.add_row(
       label(width),
       units.count(profile.macs),

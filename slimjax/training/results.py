@@ -15,8 +15,8 @@ from slimjax import files
 from slimjax import plots
 from slimjax import units
 from slimjax.data.dataset import Dataset
-from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
+from slimjax.tasks.base import image_size
 from slimjax.tasks.base import Metric
 from slimjax.tasks.base import Task
 from slimjax.training.log import NonFiniteError
@@ -47,13 +47,14 @@ class Result:
 
 
 def results_of(
-  model: SlimNet, task: Task, scores: Scores, image_size: Size
+  model: SlimNet, task: Task, scores: Scores, dataset: Dataset
 ) -> list[Result]:
   """Returns the table of some scores, thinnest width first."""
+  size = image_size(task, dataset)
   return [
     Result(
       width=width,
-      profile=profile_model(model, width=width, image_size=image_size),
+      profile=profile_model(model, width=width, image_size=size),
       scores={
         metric.name: of_width[metric.name]
         for metric in task.metrics

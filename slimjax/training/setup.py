@@ -10,6 +10,7 @@ from slimjax import configuration
 from slimjax.data.dataset import Dataset
 from slimjax.models.net import SlimNet
 from slimjax.tasks import Task
+from slimjax.tasks.base import image_size
 from slimjax.training import processes
 from slimjax.training.initial import create_init
 from slimjax.training.initial import Init
@@ -144,11 +145,10 @@ def new_state(
     resumes: whether a checkpoint takes its place, so that neither the source
       nor `initial` is asked; default: no.
   """
-  image = setup.task.example(setup.dataset)['image']
   variables: Variables = init(
     setup.model,
     jax.random.key(setup.run.seed),
-    image_size=tuple(image.shape[1:3]),
+    image_size=image_size(setup.task, setup.dataset),
   )
   if not resumes and setup.init.source is not None:
     variables = processes.together(lambda: _begun(setup, variables, say))

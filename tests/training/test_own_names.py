@@ -56,6 +56,10 @@ def unhashable_preprocess():
   return dataclasses.replace(digits.create(), preprocess=Scale())
 
 
+def list_of_sizes():
+  return dataclasses.replace(digits.create(), image_size=[24, 32])
+
+
 @dataclasses.dataclass
 class NotFrozen:
   metrics = Classification.metrics
@@ -139,6 +143,7 @@ def test_a_model_is_a_slimnet(name, says):
   [
     ('nothing', 'returns NoneType; a slimjax.data.dataset.Dataset is needed'),
     ('of_test_alone', 'has the splits test, but not train'),
+    ('list_of_sizes', r'image_size must be .*got \[24, 32\]'),
     ('unhashable_preprocess', 'preprocess is Scale; .*frozen dataclass'),
   ],
 )

@@ -10,6 +10,7 @@ import tiny_net
 import slimjax
 from slimjax import configuration
 from slimjax.data import digits
+from slimjax.tasks import Classification
 from slimjax.tasks import Metric
 from slimjax.training import processes
 from slimjax.training import setup
@@ -75,7 +76,7 @@ def test_a_peak_is_that_of_the_whole_name(kind, tflops):
 def test_a_run_says_how_often_it_passes_over_the_images(capsys):
   run = configuration.parse(tiny_net.get_config(batch_size=719, epochs=30))
   model = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=(0.25,))
-  say_plan(run, digits.create(), model, AllWidths((0.25,)), 1)
+  say_plan(run, digits.create(), Classification(), model, AllWidths((0.25,)), 1)
   said = capsys.readouterr().out
   assert 'digits: 10 classes, images of 32 x 32 pixels: 1,437 train' in said
   assert '30 steps, 15.0 passes over the training images' in said
