@@ -203,6 +203,7 @@ def most_activating(
   The activation is the maximum over positions of the layer's output, after its
   activation function. Among equal ones the earlier image comes first (ReLU6
   ends at 6). The split is read once, and no more than `count` images are kept.
+  Only examples with a `label` can be wrong; no image of another task is.
 
   Args:
     networks: networks that `extract_all` returns.

@@ -121,8 +121,8 @@ def check_dataset(found: Any, what: str) -> None:
       f' {" and ".join(sorted(missing))}'
     )
   size = found.image_size
-  pair = isinstance(size, tuple) and len(size) == 2
-  if not all(isinstance(n, int) and n > 0 for n in (size if pair else [size])):
+  pair = size if isinstance(size, tuple) else (size, size)
+  if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
     raise ValueError(
       f'{what}: image_size must be pixels, or a tuple (height, width), got'
       f' {size!r}'

@@ -265,6 +265,12 @@ def take_inputs(
   if rows == sum(used):
     return kernel
   if len(used) == 1:
+    if used[0] > rows:
+      raise ValueError(
+        f'{path_of(module)}: {used[0]} active input channels, but it has 1 to'
+        f' {rows}; if an earlier call was thinner, give in_features, the most'
+        ' channels that come in at full width'
+      )
     check_count(module, 'input', used[0], rows)
     return take(kernel, axis, (rows,), used)
   if sum(full) != rows:

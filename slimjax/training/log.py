@@ -25,9 +25,9 @@ class MetricsWriter:
   """Appends to WORKDIR/metrics.jsonl and to TensorBoard events.
 
   One JSON object per line: split, step, epoch, width, loss and the task's other
-  metrics (top1_error and top5_error in percent), and for training also
-  learning_rate, gradient_norm, images_per_second, step_ms and input_wait, the
-  share of time (percent) that the loop waited for images.
+  metrics, and for training also learning_rate, gradient_norm,
+  images_per_second, step_ms and input_wait, the share of time (percent) that
+  the loop waited for images.
   """
 
   def __init__(

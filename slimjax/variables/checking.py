@@ -38,6 +38,10 @@ def check_model(
   width, in training mode too, and move the statistics alike; what layer_names
   lists is sliced. A mistake that hides others is returned alone.
 
+  It does not see maps that are joined by jnp.concatenate: the rows of the next
+  kernel then meet other channels at each width, alike in every way of running
+  it. Give the maps to the layer as a list instead.
+
   Args:
     model: the network; its dtype and axis_name are not used.
     image_size: pixels, or (height, width); default: that of

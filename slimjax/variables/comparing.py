@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import re
 from typing import Any
 
 from flax import errors
@@ -52,11 +53,28 @@ def attempt(function: Callable, *args: Any) -> tuple[Any, str]:
     if isinstance(cause, errors.ScopeParamShapeError):
       text += '; layers called with several counts must be of slimjax.layers'
     elif isinstance(cause, TypeError) and 'shape' in text:
-      text += '; layers whose maps are summed need one group in layer_names'
+      text += _shape_mend(text)
     elif isinstance(cause, TypeError) and 'tuple' in text:
       text += '; a width may be a tuple of channels: use self.channels(width)'
     where = layers[0] if layers and f'{layers[0]}:' not in text else ''
     return None, f'{where}: {text}' if where else text
+
+
+def _shape_mend(text: str) -> str:
+  """Returns the mend of two shapes that do not fit, which an error names."""
+  shapes = [
+    [int(n) for n in found.split(',') if n.strip()]
+    for found in re.findall(r'\((\d[\d, ]*)\)', text)[:2]
+  ]
+  if len(shapes) == 2 and all(shapes) and shapes[0][-1] == shapes[1][-1]:
+    return (
+      '; they differ in other axes than the channels: give a parameter the'
+      ' sizes of what it meets, and state the inputs by def example(self)'
+    )
+  return (
+    '; layers whose maps are summed need one group in layer_names, and a'
+    ' parameter is cut to the active channels by slimjax.layers.SlimParameter'
+  )
 
 
 def compare(

@@ -330,3 +330,32 @@ def test_the_size_of_the_images():
     ' [6, 6] for [1, 6, 6, 3]'
   )
   assert line.endswith('def example(self)')
+
+
+@compact
+def ThinThenWide(self, images, *, width, train=False):  # noqa: N802
+  x = self.first(images, width, train)
+  full, active = self.full_channels[1], self.channels(width)[1]
+  layer = SlimConv(full, 1, name='conv1')
+  return self.classify(layer(x[..., :2], active) + layer(x, active))
+
+
+@compact
+def WideTable(self, images, *, width, train=False):  # noqa: N802
+  x = self.first(images, width, train)
+  table = self.param('table', nn.initializers.zeros, (1, 5, 6, x.shape[-1]))
+  full, active = self.full_channels[1], self.channels(width)[1]
+  return self.classify(SlimConv(full, 1, name='conv1')(x + table, active))
+
+
+@pytest.mark.parametrize(
+  'kind, says, says_not',
+  [
+    (ThinThenWide, 'conv1: 8 active input channels, .*give in_features', ' $'),
+    (WideTable, 'other axes than the channels.*def example', 'layer_names'),
+  ],
+)
+def test_shapes_that_do_not_fit_name_the_right_mend(kind, says, says_not):
+  (line,) = slimjax.check_model(kind(num_classes=3, widths=(0.5, 1.0)))
+  assert re.search(says, line), line
+  assert not re.search(says_not, line), line
