@@ -14,7 +14,9 @@ up to 224. A few hundred photos are little to learn from: weights that have seen
 others are the better start, --config.init.source=RUN_OR_FILE, with a tenth of
 the rate, --config.schedule.peak_lr=0.003.
 Expected error: it depends on the photos. On 250 crops of two photographs (two
-classes, 64 pixels, widths 0.25 and 0.5) none of 50 test images was wrong.
+classes, 64 pixels, widths 0.25 and 0.5) none of 50 test images was wrong. On
+288 drawn textures of three kinds (64 pixels, width 0.25, rate 0.05) 65 % were
+after 15 epochs and 46 % after 30.
 Source: the recipe is our own.
 """
 

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from slimjax.data import create_dataset
+
 COLOURS = ((220, 40, 40), (40, 200, 60), (50, 70, 230), (220, 210, 50))
 
 
@@ -38,3 +40,11 @@ def write_folder(folder, **splits):
         image = picture(kind, 1000 * offset + number)
         (place / f'{number:03}.jpg').write_bytes(encoded(image))
   return folder
+
+
+def open_folder(folder, **options):
+  """Returns the data set of a folder of photos, small and read here."""
+  options = {'image_size': 16, 'workers': 0, **options}
+  return create_dataset(
+    {'name': 'image_folder', 'data_dir': str(folder), **options}
+  )

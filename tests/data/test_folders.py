@@ -6,11 +6,11 @@ import unicodedata
 
 import numpy as np
 from photos import encoded
+from photos import open_folder
 from photos import picture
 from photos import write_folder
 import pytest
 
-from slimjax.data import create_dataset
 from slimjax.data import folders
 from slimjax.data.batches import Share
 from slimjax.data.folders import list_classes
@@ -28,26 +28,19 @@ def folder(tmp_path):
   )
 
 
-def _open(folder, **options):
-  options = {'image_size': 16, 'workers': 0, **options}
-  return create_dataset(
-    {'name': 'image_folder', 'data_dir': str(folder), **options}
-  )
-
-
 def _sizes(dataset):
   return {name: len(split) for name, split in dataset.splits.items()}
 
 
 def test_what_systems_and_tools_leave_is_neither_class_nor_image(folder):
-  clean = _open(folder)
+  clean = open_folder(folder)
   for hidden in ('.ipynb_checkpoints', '__MACOSX', '@eaDir', '.Trash'):
     for place in (folder, folder / 'train', folder / 'val', folder / 'val/ant'):
       (place / hidden).mkdir()
       shutil.copy(folder / 'train/ant/000.jpg', place / hidden / 'x.jpg')
   for name in ('.DS_Store', 'Thumbs.db', '._000.jpg'):
     (folder / 'train' / 'ant' / name).write_bytes(b'\0\1')
-  dataset = _open(folder)
+  dataset = open_folder(folder)
   assert dataset.class_names == clean.class_names == ('ant', 'bee', 'cat')
   assert _sizes(dataset) == {'train': 10, 'test': 5}
   for split in ('train', 'test'):
@@ -82,7 +75,7 @@ def test_images_are_found_by_trying_and_at_any_depth(folder):
   (deep / 'notes.txt').write_text('words')
   (deep / 'page').write_text('<html>gone</html>')
   (deep / 'photo.heic').write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0')
-  dataset = _open(folder)
+  dataset = open_folder(folder)
   assert _sizes(dataset)['train'] == 18
   (note,) = dataset.notes
   assert note == 'train: 3 entries left out: bee: 1 HEIC, 1 HTML, 1 text'
@@ -147,7 +140,7 @@ def test_odd_entries_are_counted_and_never_crash(folder, caplog):
   bad = os.fsencode(place) + b'/caf\xe9.jpg'
   with open(bad, 'wb') as file:
     file.write(b'<html></html>')
-  dataset = _open(folder)
+  dataset = open_folder(folder)
   assert _sizes(dataset)['train'] == 12
   assert dataset.notes == (
     'train: 2 entries left out: ant: 1 links that lead nowhere, 1 links to a'
@@ -167,7 +160,7 @@ def test_names_that_look_alike(folder):
   assert composed != apart
   (folder / 'train' / 'ant').rename(folder / 'train' / composed)
   (folder / 'val' / 'ant').rename(folder / 'val' / apart)
-  dataset = _open(folder)
+  dataset = open_folder(folder)
   assert dataset.class_names == ('bee', composed, 'cat')
   label = dataset.class_names.index(composed)
   (batch,) = dataset.eval_batches('test', 5, share=ALONE)
@@ -176,34 +169,34 @@ def test_names_that_look_alike(folder):
   (folder / 'train' / apart).mkdir()
   says = r"look alike: 'caf\\xe9' and 'cafe\\u0301'|look alike: 'cafe\\u0301'"
   with pytest.raises(ValueError, match=says):
-    _open(folder)
+    open_folder(folder)
 
 
 def test_classes_without_images_without_names_and_alone(folder):
   (folder / 'train' / 'dog').mkdir()
   (folder / 'train' / 'dog' / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic')
   with pytest.raises(ValueError, match=r'class dog has no .*out: 1 HEIC\)'):
-    _open(folder)
+    open_folder(folder)
   shutil.rmtree(folder / 'train' / 'dog')
   os.mkdir(os.fsencode(folder / 'train') + b'/caf\xe9')
   with pytest.raises(ValueError, match=r"class folder b'caf\\xe9' in .*UTF-8"):
-    _open(folder)
+    open_folder(folder)
   os.rmdir(os.fsencode(folder / 'train') + b'/caf\xe9')
   shutil.rmtree(folder / 'val' / 'bee')
   (folder / 'test').mkdir()
-  assert _open(folder).notes == (
+  assert open_folder(folder).notes == (
     'val: no images of bee',
     f'not read: the folders test in {folder}',
   )
   for name in ('bee', 'cat'):
     shutil.rmtree(folder / 'train' / name)
   with pytest.raises(ValueError, match='a single class, ant: there is nothing'):
-    _open(folder)
+    open_folder(folder)
   with pytest.raises(ValueError, match='holds no folders; one for each'):
-    _open(folder / 'train' / 'ant')
+    open_folder(folder / 'train' / 'ant')
   shutil.rmtree(folder / 'train' / 'ant')
   with pytest.raises(ValueError, match='has no images; .*CLASS'):
-    _open(folder)
+    open_folder(folder)
 
 
 # Where no folder is there to test on.
@@ -214,7 +207,7 @@ def test_images_are_set_aside_where_there_is_no_test_split(folder):
   for number in range(4, 24):
     image = encoded(picture(0, number))
     (folder / 'train' / 'ant' / f'{number:03}.jpg').write_bytes(image)
-  dataset = _open(folder)
+  dataset = open_folder(folder)
   assert _sizes(dataset) == {'train': 23, 'test': 7}
   assert dataset.notes == (
     'no test split: 7 of 30 training images are set aside, 20 % of every class'
@@ -226,16 +219,16 @@ def test_images_are_set_aside_where_there_is_no_test_split(folder):
   assert not train & test
   assert train | test == set(range(30))
   # The same folder without `train`: its folders are the classes.
-  flat = _open(folder / 'train')
+  flat = open_folder(folder / 'train')
   assert flat.class_names == dataset.class_names
   for name, split in flat.splits.items():
     assert split.fingerprint() == dataset.splits[name].fingerprint()
-  held = _open(folder, held_out=4)
+  held = open_folder(folder, held_out=4)
   assert _sizes(held) == {'train': 19, 'test': 7, 'held_out': 4}
   assert held.splits['test'].fingerprint() == flat.splits['test'].fingerprint()
   assert not set(held.splits['held_out'].chosen) & test
   with pytest.raises(ValueError, match='test_share must be between 0 and 1'):
-    _open(folder, test_share=1.0)
+    open_folder(folder, test_share=1.0)
 
 
 def test_set_aside_is_a_share_of_each_class_and_stays():

@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 from photos import encoded
+from photos import open_folder
 from photos import picture
 from photos import write_folder
 import pytest
 
-from slimjax.data import create_dataset
 from slimjax.data import digits
 from slimjax.data.batches import ArraySplit
 from slimjax.data.jpeg import CentreCrop
@@ -34,13 +34,6 @@ def folder(tmp_path):
   )
 
 
-def _open(folder, **options):
-  options = {'image_size': 16, 'workers': 0, **options}
-  return create_dataset(
-    {'name': 'image_folder', 'data_dir': str(folder), **options}
-  )
-
-
 def _equal(one, other):
   """Returns whether two records say the same; arrays do not compare by ==."""
   return all(
@@ -54,7 +47,7 @@ def _equal(one, other):
 
 @pytest.mark.parametrize('kind', ['photos', 'digits'])
 def test_what_is_written_is_read(folder, tmp_path, kind):
-  dataset = _open(folder) if kind == 'photos' else digits.create()
+  dataset = open_folder(folder) if kind == 'photos' else digits.create()
   record = record_of(dataset)
   write_record(tmp_path, record)
   again = read_record(tmp_path)
@@ -107,44 +100,44 @@ def test_only_what_can_be_found_again_is_named(tmp_path):
 
 
 def test_a_moved_folder_is_the_same(folder, tmp_path):
-  record = record_of(_open(folder))
+  record = record_of(open_folder(folder))
   moved = shutil.move(folder, tmp_path / 'elsewhere')
-  assert differences(record, _open(moved)) == []
+  assert differences(record, open_folder(moved)) == []
 
 
 def test_differences_are_named(folder):
-  record = record_of(_open(folder))
-  changed = _open(folder, image_size=8)
+  record = record_of(open_folder(folder))
+  changed = open_folder(folder, image_size=8)
   assert [line.partition(':')[0] for line in differences(record, changed)] == [
     'image size',
     'preprocessing',
     'decode',
   ]
-  crops = dataclasses.replace(_open(folder), decode=CentreCrop(16, 99))
+  crops = dataclasses.replace(open_folder(folder), decode=CentreCrop(16, 99))
   (line,) = differences(record, crops)
   assert line.startswith('decode: {"name": "slimjax.data.jpeg:CentreCrop"')
   # An image is deleted, another takes the place of one.
   (folder / 'val' / 'bee' / '001.jpg').unlink()
   (folder / 'train' / 'cat' / '003.jpg').rename(folder / 'train/cat/x.jpg')
-  assert differences(record, _open(folder)) == [
+  assert differences(record, open_folder(folder)) == [
     'examples of train: as many as before, 15, but others (names, labels or'
     ' pixels differ)',
     'examples of test: 9 before, 8 now',
   ]
-  assert differences(record, _open(folder), splits=[]) == []
-  held_out = _open(folder, held_out=2)
+  assert differences(record, open_folder(folder), splits=[]) == []
+  held_out = open_folder(folder, held_out=2)
   assert differences(record, held_out, splits=['held_out']) == [
     'the split held_out is new'
   ]
 
 
 def test_a_class_that_is_added_or_renamed_is_named(folder):
-  record = record_of(_open(folder))
+  record = record_of(open_folder(folder))
   write_folder(folder / 'more', train={'bat': 2}, val={'bat': 1})
   for split in ('train', 'val'):
     shutil.move(folder / 'more' / split / 'bat', folder / split / 'bat')
   shutil.rmtree(folder / 'more')
-  added, *rest = differences(record, _open(folder))
+  added, *rest = differences(record, open_folder(folder))
   assert added == 'classes added: bat (3 classes before, 4 now)'
   assert [line.partition(':')[0] for line in rest] == [
     'examples of train',
@@ -153,7 +146,7 @@ def test_a_class_that_is_added_or_renamed_is_named(folder):
   for split in ('train', 'val'):
     shutil.rmtree(folder / split / 'bat')
     (folder / split / 'bee').rename(folder / split / 'cow')
-  assert differences(record, _open(folder))[:2] == [
+  assert differences(record, open_folder(folder))[:2] == [
     'classes added: cow (3 classes before, 3 now)',
     'classes missing: bee (3 classes before, 3 now)',
   ]
