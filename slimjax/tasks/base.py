@@ -18,6 +18,7 @@ import numpy as np
 
 from slimjax import units
 from slimjax.data.batches import Batch
+from slimjax.data.batches import Split
 from slimjax.data.dataset import Dataset
 from slimjax.data.dataset import is_hashable
 from slimjax.data.record import DataRecord
@@ -67,6 +68,11 @@ class Metric:
 
 class Task(Protocol):
   """What the programs ask of a task.
+
+  A task may also have `prepare(model, batch, key)`. It returns the augmented
+  batch over all devices with what is worked out once a step for all widths,
+  such as what each anchor of a detector is matched with; it is compiled into
+  the program that augments, and `key` is a function of (seed, step).
 
   A task may also have `write_details(totals, dataset, folder)`. It writes what
   else the final evaluation tells into the folder of a run, and returns a list
@@ -126,26 +132,30 @@ class Task(Protocol):
     """Returns what is served: an array or a tree of arrays, examples first."""
 
   def measure(self, forward: Forward, batch: Batch) -> Any:
-    """Returns a tree of arrays that scores are made from, of one batch.
+    """Returns a tree of arrays that scores are made from.
 
     Args:
       forward: the network at this width, in evaluation mode.
-      batch: preprocessed batch over all devices; `mask` is False for examples
-        that only fill it up.
+      batch: a device's preprocessed examples; `mask` is False for those that
+        only fill it up.
     """
 
   def accumulate(self, total: Any, measured: Any) -> Any:
-    """Returns the total with one more batch's arrays, on the host.
+    """Returns the total with the arrays of more examples, on the host.
 
     Args:
-      total: total of the batches before; None at the first.
+      total: total of the examples before; None at the first.
       measured: tree that `measure` returned, as numpy arrays.
     """
 
-  def score(self, total: Any) -> dict[str, float]:
-    """Returns the scores of all batches, with 'examples', their number.
+  def score(self, total: Any, split: Split) -> dict[str, float]:
+    """Returns the scores of a split, with 'examples', their number.
 
     A metric that says nothing of these data may be missing, except the first.
+
+    Args:
+      total: total of all examples.
+      split: the split, for tasks that compare with more than batches hold.
     """
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slimjax.data.batches import Batch
+from slimjax.data.batches import Split
 from slimjax.data.dataset import Dataset
 from slimjax.data.dataset import sides
 from slimjax.data.folders import some
@@ -109,7 +110,8 @@ class Classification:
     }
     return {'loss': mean['loss'], **errors}
 
-  def score(self, total: Any) -> dict[str, float]:
+  def score(self, total: Any, split: Split) -> dict[str, float]:
+    del split
     sums = total and total['sums']
     return {**self.summarise(sums), 'examples': int(sums['loss'][1])}
 

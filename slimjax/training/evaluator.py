@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from slimjax.training.compiling import compile_all
 from slimjax.training.compiling import quiet
 from slimjax.training.gradient import KEPT
 from slimjax.training.mesh import AXIS
+from slimjax.training.mesh import shapes_of
 from slimjax.training.mesh import shard
 from slimjax.variables import extract
 from slimjax.variables import select
@@ -75,7 +77,7 @@ class Evaluator:
       )
       for width in widths
     }
-    self._compiled = False
+    self._compiled: dict[Any, dict[Width, Any]] = {}  # by shapes of a batch
 
   def __call__(self, variables: Variables) -> dict[Width, dict[str, float]]:
     """Returns the task's scores of each width."""
@@ -85,7 +87,10 @@ class Evaluator:
     self, totals: Mapping[Width, Any]
   ) -> dict[Width, dict[str, float]]:
     """Returns the task's scores of what `totals` returned."""
-    return {width: self._task.score(total) for width, total in totals.items()}
+    split = self._dataset.splits[self._split]
+    return {
+      width: self._task.score(total, split) for width, total in totals.items()
+    }
 
   def totals(self, variables: Variables) -> dict[Width, Any]:
     """Returns what the task accumulates over a split, for each width.
@@ -103,7 +108,9 @@ class Evaluator:
     def add(measured: dict[Width, Any]) -> None:
       for width, arrays in measured.items():
         arrays = jax.tree.map(np.asarray, arrays)
-        totals[width] = self._task.accumulate(totals[width], arrays)
+        for device in range(self._mesh.size):
+          part = jax.tree.map(operator.itemgetter(device), arrays)
+          totals[width] = self._task.accumulate(totals[width], part)
 
     corrupt = Corrupt(self._dataset.max_corrupt)
     with Prefetched(
@@ -116,9 +123,9 @@ class Evaluator:
       functools.partial(shard, mesh=self._mesh),
     ) as batches:
       for batch in batches:
-        self._compile(weights, batch)
+        steps = self._compile(weights, batch)
         pending.append(
-          {w: step(weights[w], batch) for w, step in self._steps.items()}
+          {w: step(weights[w], batch) for w, step in steps.items()}
         )
         if len(pending) > processes.run_ahead():
           add(pending.pop(0))
@@ -127,21 +134,23 @@ class Evaluator:
     corrupt.check(processes.gather)
     return totals
 
-  def _compile(self, weights, batch) -> None:
-    """Compiles all widths side by side, in threads, the first time."""
-    if self._compiled:
-      return
-    programs = compile_all(
-      {
-        f'the evaluation of {label(w)}': functools.partial(
-          step.lower, weights[w], batch
-        )
-        for w, step in self._steps.items()
-      },
-      self._say,
-    )
-    self._steps = dict(zip(self._steps, programs.values(), strict=True))
-    self._compiled = True
+  def _compile(self, weights, batch) -> dict[Width, Any]:
+    """Returns compiled steps; compiles them side by side for a new shape."""
+    shapes = shapes_of(batch)
+    if shapes not in self._compiled:
+      programs = compile_all(
+        {
+          f'the evaluation of {label(w)}': functools.partial(
+            step.lower, weights[w], batch
+          )
+          for w, step in self._steps.items()
+        },
+        self._say,
+      )
+      self._compiled[shapes] = dict(
+        zip(self._steps, programs.values(), strict=True)
+      )
+    return self._compiled[shapes]
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -162,7 +171,8 @@ def make_eval_step(
 
   Returns:
     A jitted function of the model's variables and a batch with `mask` (False
-    for padding); it returns what `task.measure` does.
+    for padding). It returns what `task.measure` does of each device's part of
+    the batch, stacked: devices are the first axis of every array.
   """
   (width,) = model.widths
   switch = model.switch(width)
@@ -172,11 +182,10 @@ def make_eval_step(
       batch = {**batch, 'image': preprocess(batch['image'])}
     selected = select(variables, switch)
     forward = functools.partial(model.apply, selected, width=width)
-    return task.measure(forward, batch)
+    return jax.tree.map(lambda x: x[None], task.measure(forward, batch))
 
-  replicated = NamedSharding(mesh, P())
-  return jax.jit(
-    evaluate,
-    in_shardings=(replicated, NamedSharding(mesh, P(AXIS))),
-    out_shardings=replicated,
+  # Left to automatic partitioning, loops and sorts would communicate.
+  parts = jax.shard_map(
+    evaluate, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS)
   )
+  return jax.jit(parts, out_shardings=NamedSharding(mesh, P()))

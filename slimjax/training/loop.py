@@ -20,6 +20,7 @@ import rich
 from slimjax import configuration
 from slimjax import files
 from slimjax.data import workers
+from slimjax.data.batches import Batch
 from slimjax.data.batches import Corrupt
 from slimjax.data.batches import Share
 from slimjax.data.prefetch import Prefetched
@@ -28,6 +29,7 @@ from slimjax.training.compiling import alive
 from slimjax.training.compiling import quiet
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.log import TrainLog
+from slimjax.training.mesh import shapes_of
 from slimjax.training.mesh import shard
 from slimjax.training.parts import describe_parts
 from slimjax.training.progress import Clock
@@ -168,6 +170,7 @@ class _Trainer:
       session.workdir / 'profile', session.first_step, profile_steps
     )
     self._corrupt = Corrupt(setup.dataset.max_corrupt)
+    self._steps: dict[Any, TrainStep] = {}  # by shapes of a batch
     self.totals: Mapping[Width, Any] | None = None
     self.clock: Clock
 
@@ -182,11 +185,9 @@ class _Trainer:
       setup.run.checkpoint_every_minutes,
       every_steps=setup.run.log_every_steps,
     )
-    step_fn = None
     for step in range(session.first_step + 1, setup.total_steps + 1):
       batch = next(batches)
-      if step_fn is None:
-        step_fn = self._compile(batch)
+      step_fn = self._step_of(batch)
       self._trace.before(step, wait=lambda: session.write(log.read()))
       widths = setup.plan(step - 1)
       session.state, metrics = step_fn(session.state, batch, widths)
@@ -241,7 +242,18 @@ class _Trainer:
       state=session.sums,
     )
 
-  def _compile(self, batch: Any) -> TrainStep:
+  def _step_of(self, batch: Batch) -> TrainStep:
+    """Returns the step of batches of these shapes, compiled the first time."""
+    shapes = shapes_of(batch)
+    if not self._steps:
+      self._steps[shapes] = self._compile(batch)
+      self.clock.start()
+    elif shapes not in self._steps:
+      with self.clock.paused():
+        self._steps[shapes] = self._compile(batch)
+    return self._steps[shapes]
+
+  def _compile(self, batch: Batch) -> TrainStep:
     setup, say = self._setup, self._session.progress.say
     before = time.perf_counter()
     step = make_train_step(
@@ -256,11 +268,14 @@ class _Trainer:
       frozen=setup.parts.frozen,
     ).compile(self._session.state, batch, say)
     now = time.perf_counter()
-    say(
-      f'the first step starts after {now - self._start:.1f} s, of which'
-      f' {now - before:.1f} s compiled it'
-    )
-    self.clock.start()
+    if self._steps:
+      height, width = batch['image'].shape[1:3]
+      say(f'images of {height} x {width}: compiled in {now - before:.1f} s')
+    else:
+      say(
+        f'the first step starts after {now - self._start:.1f} s, of which'
+        f' {now - before:.1f} s compiled it'
+      )
     return step
 
   def _evaluates(self, step: int) -> bool:

@@ -44,3 +44,11 @@ def shard(batch: Batch, mesh: Mesh) -> Batch:
     name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
     for name, array in batch.items()
   }
+
+
+def shapes_of(batch: Batch) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+  """Returns a key of programs compiled for a batch: its names and shapes."""
+  return tuple(
+    (name, array.shape, str(array.dtype))
+    for name, array in sorted(batch.items())
+  )

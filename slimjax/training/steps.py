@@ -2,7 +2,8 @@
 
 One training step is a few compiled programs:
 
-1. `prepare`: augments the batch, once for all widths;
+1. `prepare`: augments the batch and does what else a task does once for all
+   widths;
 2. `gradient[switch]`, widest first: loss and gradient of one width, added to
    what the wider ones left. Nothing leaves a device;
 3. `update`: averages the gradients, states and metrics of all widths over the
@@ -252,7 +253,7 @@ def make_train_step(
   }
   return TrainStep(
     widths=trained_at,
-    prepare=_prepare_program(augment, mesh),
+    prepare=_prepare_program(model, task, augment, mesh),
     gradient={
       switch: gradient_program(model, task, width, mesh, frozen)
       for switch, width in trained_at.items()
@@ -270,13 +271,20 @@ def _replicated_key(seed: int, mesh: Mesh) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _prepare_program(augment: Augment | None, mesh: Mesh):
+def _prepare_program(
+  model: SlimNet, task: Task, augment: Augment | None, mesh: Mesh
+):
+  finish = getattr(task, 'prepare', None)
   replicated = NamedSharding(mesh, P())
   split = NamedSharding(mesh, P(AXIS))
 
   def prepare(batch, key, step):
     key = jax.random.fold_in(key, step)
-    return (batch if augment is None else augment(key, batch)), key
+    if augment is not None:
+      batch = augment(key, batch)
+    if finish is not None:
+      batch = finish(model, batch, key)
+    return batch, key
 
   return jax.jit(
     prepare,

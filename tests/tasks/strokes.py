@@ -113,7 +113,8 @@ class Strokes:
   def accumulate(self, total, measured):
     return add_sums(total, measured)
 
-  def score(self, total):
+  def score(self, total, split):
+    del split
     return {
       'iou': float(100 * total['both'] / total['either']),
       'wrong_pixels': float(100 * total['wrong'] / total['pixels']),

@@ -151,7 +151,7 @@ def test_scores_are_of_all_batches():
   logits = 40.0 * jnp.eye(3, 6)
   for labels, mask in (([0, 1, 0], [1, 1, 1]), ([2, 0, 0], [1, 0, 0])):
     total = task.accumulate(total, _measure(logits, labels, mask))
-  scores = task.score(total)
+  scores = task.score(total, None)
   assert scores.pop('top1_error') == pytest.approx(50.0)
   assert scores.pop('loss') == pytest.approx(20.0)
   # A tie counts against the label: with it there are six that are not below.
@@ -161,7 +161,7 @@ def test_scores_are_of_all_batches():
 def test_five_of_five_classes_are_no_score():
   task = Classification()
   measured = _measure(jnp.eye(3, 5), [0, 1, 0], [1, 1, 1])
-  assert set(task.score(task.accumulate(None, measured))) == {
+  assert set(task.score(task.accumulate(None, measured), None)) == {
     *('loss', 'top1_error', 'examples')
   }
 
@@ -172,7 +172,7 @@ def test_nothing_has_no_score():
   measured = _measure(jnp.eye(3), [0, 1, 2], [0, 0, 0])
   for total in (None, task.accumulate(None, measured)):
     with pytest.raises(ValueError, match='no example was scored: the split is'):
-      task.score(total)
+      task.score(total, None)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,9 @@ def test_the_confusion_is_that_of_every_scored_image(tmp_path):
     assert entry['error'] == pytest.approx(100 * wrong / entry['examples'])
   # Together they are the score.
   wrong = sum(entry['wrong'] for entry in of_width['classes'])
-  assert task.score(total)['top1_error'] == pytest.approx(100 * wrong / 99)
+  assert task.score(total, None)['top1_error'] == pytest.approx(
+    100 * wrong / 99
+  )
   assert (tmp_path / 'confusion.png').read_bytes().startswith(b'\x89PNG')
   console = rich.console.Console(record=True, width=80, file=io.StringIO())
   console.print(table)
