@@ -1,0 +1,203 @@
+"""Runs that are killed, stopped, or out of disk, in processes of their own.
+
+Whatever happens to a run, the same command takes it to the end it would have
+had: the same bits in the parameters, the same lines in metrics.jsonl.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import ends
+from places import ROOT
+import pytest
+from tiny_net import NAME
+from tiny_net import RUN_MODULE
+from tiny_net import STEPS
+
+from slimjax.training.log import METRICS
+
+EPOCHS = 3
+# As `get_config` has it, of one width.
+ARGUMENTS = (
+  '--config=digits',
+  f'--config.model.name={NAME}',
+  '--config.model.widths=(1.0,)',
+  f'--config.epochs={EPOCHS}',
+  '--config.eval_every_epochs=1',
+  '--config.log_every_steps=8',
+  '--config.schedule.warmup_epochs=0.5',
+  '--config.schedule.peak_lr=0.1',
+)
+
+
+def _held(name, when):
+  """Arguments of a python that runs a module and waits in a call, for a file.
+
+  Args:
+    name: name of the method, below slimjax.training.
+    when: expression of its arguments `a` and the number `n` of the call.
+  """
+  code = f"""
+import itertools, pathlib, sys, time
+from slimjax.training import evaluator, progress
+was, numbers = {name}, itertools.count(1)
+def held(*a):
+  n = next(numbers)
+  if {when}:
+    print('held', flush=True)
+    workdir, = [x.split('=')[1] for x in sys.argv if x.startswith('--workdir=')]
+    while not pathlib.Path(workdir + '.go').exists():
+      time.sleep(0.01)
+  return was(*a)
+{name} = held
+{RUN_MODULE}
+"""
+  return '-c', code
+
+
+def _held_in_step(step):
+  return _held('progress.Progress.step', f'a[1] == {step}')
+
+
+def _environment():
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    # One device; quick to compile, and restarts do not compile.
+    'XLA_FLAGS': '--xla_llvm_disable_expensive_passes=true',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    'PYTHONPATH': str(ROOT / 'tests'),
+    'PYTHONUNBUFFERED': '1',
+  }
+
+
+def _start(workdir, *, shell=(), python=('-c', RUN_MODULE)):
+  """Returns the process, and the file its output goes to."""
+  output = workdir.with_name(f'{workdir.name}.{time.time_ns()}.txt')
+  with output.open('w') as file:
+    process = subprocess.Popen(
+      [
+        *(*shell, sys.executable, *python, 'slimjax.train'),
+        *(*ARGUMENTS, f'--workdir={workdir}'),
+      ],
+      cwd=ROOT,
+      env=_environment(),
+      stdout=file,
+      stderr=subprocess.STDOUT,
+    )
+  return process, output
+
+
+def _is_held(output):
+  return 'held\n' in output.read_text()
+
+
+def _run(workdir, **options):
+  """Returns exit status and output of a process that ends on its own."""
+  process, output = _start(workdir, **options)
+  return process.wait(timeout=300), output.read_text()
+
+
+def _when(condition, process, output):
+  """Waits for the moment, at which the process must still be running."""
+  deadline = time.monotonic() + 300
+  while not condition():
+    assert process.poll() is None, output.read_text()
+    assert time.monotonic() < deadline, output.read_text()
+    time.sleep(0.002)
+
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+  """Returns a run that nothing happened to."""
+  workdir = tmp_path_factory.mktemp('reference') / 'run'
+  status, output = _run(workdir)
+  assert status == 0, output
+  assert len(ends.lines(workdir)) == EPOCHS * STEPS // 8 + 1 + EPOCHS
+  return workdir
+
+
+def test_a_run_killed_again_and_again_ends_the_same(reference, tmp_path):
+  workdir = tmp_path / 'run'
+  drafts = lambda: [*(workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')]
+
+  # While the first checkpoint is written.
+  process, output = _start(workdir)
+  _when(drafts, process, output)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  left = ends.saved(workdir)
+  assert left == [] or not drafts()
+
+  # In the middle of the second epoch: what was logged since is trained again.
+  process, output = _start(workdir, python=_held_in_step(2 * STEPS - 4))
+  _when(
+    lambda: _is_held(output) and STEPS in ends.saved(workdir), process, output
+  )
+  process.kill()
+  process.wait()
+  assert ('resuming' in output.read_text()) == bool(left)
+  assert ends.saved(workdir) == [STEPS]
+  assert STEPS < ends.lines(workdir)[-1]['step'] < 2 * STEPS
+
+  # In an evaluation: the last, when its line of the training is written.
+  python = _held('evaluator.Evaluator.totals', 'n == 2')
+  process, output = _start(workdir, python=python)
+  _when(lambda: _is_held(output), process, output)
+  _when(lambda: 2 * STEPS in ends.saved(workdir), process, output)
+  process.kill()
+  process.wait()
+  assert f'resuming from the checkpoint of step {STEPS}' in output.read_text()
+  last = ends.lines(workdir)[-1]
+  assert (last['split'], last['step']) == ('train', EPOCHS * STEPS)
+  assert ends.saved(workdir) == [STEPS, 2 * STEPS]
+  # And the machine failed too, in the middle of a line.
+  with (workdir / METRICS).open('a') as file:
+    file.write('{"split": "tra')
+
+  status, output = _run(workdir)
+  assert status == 0, output
+  assert f'resuming from the checkpoint of step {2 * STEPS}' in output
+  assert not drafts()
+  ends.assert_same_end(workdir, reference, last=EPOCHS * STEPS)
+
+
+def test_sigterm_saves_and_a_full_disk_loses_nothing(reference, tmp_path):
+  workdir = tmp_path / 'run'
+
+  # SIGTERM in the second epoch.
+  process, output = _start(workdir, python=_held_in_step(2 * STEPS - 4))
+  _when(lambda: _is_held(output), process, output)
+  process.terminate()
+  workdir.with_name('run.go').touch()
+  assert process.wait(timeout=60) == 0, output.read_text()
+  stopped = ends.saved(workdir)[-1]
+  assert STEPS < stopped < 2 * STEPS
+  assert (
+    f'SIGTERM: saved step {stopped}; the same command resumes'
+    in output.read_text()
+  )
+
+  # Checkpoints do not fit any more, the small files do.
+  before = ends.files(workdir / 'checkpoints')
+  status, text = _run(
+    workdir, shell=('sh', '-c', 'ulimit -f 200; exec "$@"', 'sh')
+  )
+  assert status == 1, text
+  assert f'resuming from the checkpoint of step {stopped}' in text
+  error = text[text.rindex('error: a checkpoint could not be saved') :]
+  assert 'File too large' in error
+  assert f'The last whole one is of step {stopped}. Make room' in error
+  assert len(error.splitlines()) <= 4
+  assert 'orbax/' not in text  # what its threads raise is told once
+  after = ends.files(workdir / 'checkpoints')
+  assert {name: after.get(name) for name in before} == before
+
+  status, text = _run(workdir)
+  assert status == 0, text
+  assert f'resuming from the checkpoint of step {stopped}' in text
+  ends.assert_same_end(workdir, reference, last=EPOCHS * STEPS)
