@@ -1,6 +1,7 @@
 """What the tests of the runtime share."""
 
 import functools
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from slimjax.variables import merge
 from slimjax.variables import select
 
 SIZE = 32
+WIDTHS = (0.25, 0.5)
+ERRORS = {0.25: 9.0, 0.5: 4.0}
+DIGITS = digits.create()
 
 
 def randomised(model, variables, size=SIZE):
@@ -55,16 +59,15 @@ def export_digits(path, widths, **options):
   """Writes a bundle of an untrained network that takes pictures of digits."""
   model = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=widths)
   variables = slimjax.init(model, jax.random.key(0), image_size=SIZE)
-  data = digits.create()
   runtime.export(
     model,
     randomised(model, variables),
     path,
     image_size=SIZE,
-    preprocess=data.preprocess,
-    preprocessing=data.preprocessing,
-    class_names=data.class_names,
-    decode=data.decode,
+    preprocess=DIGITS.preprocess,
+    preprocessing=DIGITS.preprocessing,
+    class_names=DIGITS.class_names,
+    decode=DIGITS.decode,
     outputs='logits',
     platforms=('cpu',),
     **options,
@@ -77,6 +80,12 @@ def images_of(count, dtype='uint8'):
   if dtype == 'uint8':
     return images
   return np.asarray(digits.preprocess(images), dtype)
+
+
+def live_bytes():
+  """Returns the bytes of all arrays that live, without those in cycles."""
+  gc.collect()  # what other tests have left
+  return sum(array.nbytes for array in jax.live_arrays())
 
 
 def close(found, expected, tolerance=1e-5):

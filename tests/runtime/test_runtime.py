@@ -2,24 +2,23 @@
 
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
-import gc
-import hashlib
-import json
 import logging
 import pickle
-import shutil
 import subprocess
 import sys
 
 from bundles import close
+from bundles import DIGITS
+from bundles import ERRORS
 from bundles import images_of
+from bundles import live_bytes
 from bundles import randomised
 from bundles import SIZE
+from bundles import WIDTHS
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from places import ROOT
 import pytest
 import tiny_net
 
@@ -30,13 +29,7 @@ from slimjax.data import digits
 from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.runtime import bundle
-from slimjax.runtime import BundleError
-from slimjax.runtime import display
 from slimjax.widths import switch_name
-
-WIDTHS = (0.25, 0.5)
-ERRORS = {0.25: 9.0, 0.5: 4.0}
-DIGITS = digits.create()
 
 
 class Net(slimjax.SlimNet):
@@ -57,41 +50,6 @@ class Net(slimjax.SlimNet):
       x = SlimConv(full, strides=2, dtype=self.dtype)(x, active)
       x = nn.relu(SwitchableBatchNorm(dtype=self.dtype)(x, train=train))
     return self.classify(x)
-
-
-@pytest.fixture(scope='module')
-def model():
-  return slimjax.create_model(tiny_net.NAME, num_classes=10, widths=WIDTHS)
-
-
-@pytest.fixture(scope='module')
-def variables(model):
-  return randomised(
-    model, slimjax.init(model, jax.random.key(0), image_size=SIZE)
-  )
-
-
-@pytest.fixture(scope='module')
-def path(model, variables, tmp_path_factory):
-  path = tmp_path_factory.mktemp('bundles') / 'digits'
-  runtime.export(
-    model,
-    variables,
-    path,
-    image_size=SIZE,
-    preprocess=digits.preprocess,
-    preprocessing=DIGITS.preprocessing,
-    class_names=DIGITS.class_names,
-    errors=ERRORS,
-    validation={'data': 'digits'},
-    sample=digits.load('test')['image'][:4],
-  )
-  return path
-
-
-@pytest.fixture(scope='module')
-def net(path):
-  return runtime.load(path)
 
 
 @pytest.mark.parametrize('name', ['0.5', 'w050', 0.5])
@@ -169,11 +127,6 @@ def test_shared_weights_are_stored_once(path, variables):
   np.testing.assert_array_equal(
     kernel, variables['params']['stem']['conv']['kernel']
   )
-
-
-def live_bytes():
-  gc.collect()  # what other tests have left in cycles
-  return sum(array.nbytes for array in jax.live_arrays())
 
 
 def test_a_switch_is_one_dispatch(net, caplog):
@@ -351,155 +304,6 @@ def test_wrong_calls_are_refused(net, path):
     runtime.load(path, backend='onnxruntime')
 
 
-def changed(path, tmp_path):
-  copy = tmp_path / 'copy'
-  shutil.copytree(path, copy)
-  return copy
-
-
-def rewrite(folder, **values):
-  """Writes a manifest that someone made, with a hash that fits."""
-  content = json.loads((folder / 'manifest.json').read_text())
-  content.update(values)
-  content['sha256'] = bundle._content_hash(content)
-  (folder / 'manifest.json').write_text(json.dumps(content))
-  return content
-
-
-def truncate(folder):
-  file = folder / 'weights.safetensors'
-  file.write_bytes(file.read_bytes()[:-1])
-
-
-def edit(folder):
-  file = folder / 'programs' / 'w050.predict'
-  data = bytearray(file.read_bytes())
-  data[len(data) // 2] ^= 1
-  file.write_bytes(bytes(data))
-
-
-def lose(folder):
-  (folder / 'programs' / 'w025.prepare').unlink()
-
-
-def edit_manifest(folder):
-  file = folder / 'manifest.json'
-  file.write_text(file.read_text().replace('"error": 9.0', '"error": 1.0'))
-
-
-def garble(folder):
-  (folder / 'manifest.json').write_text('{"format": ')
-
-
-def foreign(folder):
-  (folder / 'manifest.json').write_text('{"name": "a web page"}')
-
-
-def future(folder):
-  rewrite(folder, schema=4)
-
-
-def incomplete(folder):
-  content = json.loads((folder / 'manifest.json').read_text())
-  del content['widths'][0]['macs']
-  rewrite(folder, widths=content['widths'])
-
-
-def escape(folder):
-  outside = folder.parent / 'secret'
-  outside.write_text('x')
-  content = json.loads((folder / 'manifest.json').read_text())
-  files = {**content['files'], '../secret': {'bytes': 1, 'sha256': ''}}
-  rewrite(folder, files=files)
-
-
-def link_out(folder):
-  file = folder / 'weights.safetensors'
-  file.rename(folder.parent / 'elsewhere')
-  file.symlink_to(folder.parent / 'elsewhere')
-
-
-def no_hash(folder):
-  content = json.loads((folder / 'manifest.json').read_text())
-  files = dict(content['files'])
-  del files['weights.safetensors']
-  rewrite(folder, files=files)
-
-
-def no_program(folder):
-  file = folder / 'programs' / 'w050.predict'
-  file.write_bytes(b'not a program')
-  content = json.loads((folder / 'manifest.json').read_text())
-  files = dict(content['files'])
-  digest = hashlib.sha256(b'not a program').hexdigest()
-  files['programs/w050.predict'] = {'bytes': 13, 'sha256': digest}
-  rewrite(folder, files=files)
-
-
-def other_platform(folder):
-  rewrite(folder, platforms=['tpu'])
-
-
-@pytest.mark.parametrize(
-  'damage, message',
-  [
-    (truncate, r'weights.safetensors has \d+ bytes, not the'),
-    (edit, 'w050.predict has been changed'),
-    (lose, 'has lost programs/w025.prepare'),
-    (edit_manifest, 'manifest.json has been changed'),
-    (garble, 'is not JSON'),
-    (foreign, 'is not the manifest of a slimjax bundle'),
-    (future, 'has the schema 4, this version of slimjax reads 1 to 3'),
-    (incomplete, "is not what schema 3 says: .*'macs'"),
-    (escape, 'names a file outside of itself'),
-    (link_out, 'names a file outside of itself'),
-    (no_hash, 'has no hash of weights.safetensors'),
-    (no_program, 'is not a program that jax'),
-    (other_platform, 'was exported for tpu, not for cpu'),
-  ],
-)
-def test_what_is_not_the_bundle_that_was_written(
-  path, tmp_path, damage, message
-):
-  copy = changed(path, tmp_path)
-  damage(copy)
-  with pytest.raises(ValueError, match=message):
-    runtime.load(copy)
-
-
-def test_cloud_storage_is_refused_not_written_to_a_folder_of_that_name(
-  model, variables, tmp_path, monkeypatch
-):
-  monkeypatch.chdir(tmp_path)
-  with pytest.raises(ValueError, match='gs://b/x: bundles are local folders'):
-    runtime.export(model, variables, 'gs://b/x', image_size=SIZE)
-  with pytest.raises(ValueError, match='copy it here first'):
-    runtime.load('gs://b/x')
-  assert not list(tmp_path.iterdir())
-
-
-def test_folders_that_are_no_bundle(tmp_path):
-  with pytest.raises(FileNotFoundError, match='there is no folder'):
-    runtime.load(tmp_path / 'none')
-  with pytest.raises(BundleError, match='is not a bundle'):
-    runtime.load(tmp_path)
-
-
-def test_verify_finds_other_weights(path, tmp_path):
-  copy = changed(path, tmp_path)
-  tensors = bundle.read_tensors(copy / bundle.WEIGHTS)
-  from safetensors.numpy import save_file
-
-  name = next(n for n in tensors if n.endswith('stem/conv/kernel'))
-  save_file({**tensors, name: tensors[name] * 1.1}, copy / bundle.WEIGHTS)
-  content = json.loads((copy / 'manifest.json').read_text())
-  files = bundle.describe_files(copy)
-  rewrite(copy, files={name: files[name] for name in content['files']})
-  net = runtime.load(copy, prepare='use')
-  with pytest.raises(BundleError, match='does not give the outputs'):
-    net.verify()
-
-
 def test_exports_that_can_not_be(model, variables, tmp_path, monkeypatch):
   def export(**options):
     runtime.export(
@@ -535,77 +339,3 @@ def test_exports_that_can_not_be(model, variables, tmp_path, monkeypatch):
   with pytest.raises(OSError, match='the disk is full'):
     export(widths=(0.25,))
   assert not list(tmp_path.iterdir())  # nothing half-written
-
-
-def test_a_benchmark_measures_each_width_in_turn(net, tmp_path, capsys):
-  rounds = []
-  table = net.benchmark(
-    batch_sizes=(1, 2), rounds=3, on_round=lambda *done: rounds.append(done)
-  )
-  assert rounds == [(1, 3), (2, 3), (3, 3)]
-  assert [(r.width, r.batch_size) for r in table.rows] == [
-    (width, size) for width in WIDTHS for size in (1, 2)
-  ]
-  for row in table.rows:
-    entry = net.manifest.entry(row.width)
-    assert 0 < row.p50_ms <= row.p95_ms <= row.p99_ms
-    assert row.p50_ci[0] <= row.p50_ms <= row.p50_ci[1]
-    assert row.requests == 30
-    assert row.images_per_second > 0
-    assert row.compile_s > 0
-    assert row.weight_bytes == entry.prepared_bytes
-    assert row.temp_bytes > 0
-    assert (row.macs, row.error) == (entry.macs, entry.error)
-  assert table.backend == 'jax'
-  assert 'cores' in table.device
-  display.plot(table, tmp_path / 'plot.png', 'digits')
-  assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
-  with pytest.raises(ValueError, match='at least 3'):
-    net.benchmark(rounds=1)
-
-
-def test_the_controller_obeys_a_memory_budget(path, net):
-  """The bytes that live, with the program's own, stay within it."""
-  table = net.benchmark(rounds=3)
-  rows = {row.width: row for row in table.rows}
-  budget = rows[0.5].peak_bytes / 1e6 - 0.01
-  controller = runtime.Controller(table, budget_ms=1e6, memory_mb=budget)
-  before = live_bytes()
-  lean = runtime.load(path, prepare='lean')
-  images = images_of(1)
-  for _ in range(20):
-    width = controller.pick()
-    logits = lean(images, width=width)
-    held = live_bytes() - before - logits.nbytes
-    temporary = lean.compiled(width, 1, np.uint8).temp_bytes
-    assert held + temporary <= 1e6 * budget
-    controller.observe(1.0)
-  wide = runtime.Controller(table, budget_ms=1e6, memory_mb=budget + 0.02)
-  assert wide.pick() == 0.5
-
-
-def test_the_program_of_the_command_line(path, tmp_path):
-  command = [sys.executable, '-m', 'slimjax.benchmark', str(path)]
-  stem = tmp_path / 'measured'
-  run = subprocess.run(
-    [*command, '--rounds=3', f'--out={stem}'],
-    check=True,
-    capture_output=True,
-    text=True,
-  )
-  assert 'prepared weights' in run.stdout
-  table = runtime.Table.load(f'{stem}.json')
-  assert [row.width for row in table.rows] == [*WIDTHS]
-  assert stem.with_suffix('.png').exists()
-
-
-def test_the_serving_experiment(path, tmp_path):
-  script = ROOT / 'experiments/adaptive_serving'
-  command = [sys.executable, script / 'serve.py', f'--bundle={path}']
-  subprocess.run([*command, '--quick', f'--out={tmp_path}'], check=True)
-  result = json.loads((tmp_path / 'result.json').read_text())
-  assert list(result['policies']) == ['controller', 'always 0.5', 'always 0.25']
-  for policy in result['policies'].values():
-    assert policy['requests'] >= 1
-    assert 0 <= policy['within_budget_percent'] <= 100
-  assert (tmp_path / 'serving.png').read_bytes().startswith(b'\x89PNG')
