@@ -2,6 +2,7 @@
 
 import json
 
+import ends
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,15 +69,8 @@ def test_it_learns_and_resumes_bit_for_bit(run):
     assert result.examples == 180
     assert result.scores['iou'] > 60  # all ink would be 25
   assert resumed == whole
-  timing = {'images_per_second', 'step_ms', 'input_wait'}
-  lines = [
-    [
-      {k: v for k, v in record.items() if k not in timing}
-      for record in read_metrics(folder / name)
-    ]
-    for name in ('whole', 'stopped')
-  ]
-  assert lines[0] == lines[1]
+  logged = [ends.lines(folder / name) for name in ('whole', 'stopped')]
+  assert logged[0] == logged[1]
   states = [load_run(folder / name)[2] for name in ('whole', 'stopped')]
   jax.tree.map(np.testing.assert_array_equal, *states)
   results = json.loads((folder / 'whole' / 'results.json').read_text())

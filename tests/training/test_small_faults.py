@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 import tiny_net
 
-import slimjax
 from slimjax import configuration
-from slimjax.data import digits
-from slimjax.tasks import Classification
-from slimjax.tasks import Metric
 from slimjax.training import processes
 from slimjax.training import setup
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.devices import peak_tflops
-from slimjax.training.plans import AllWidths
-from slimjax.training.progress import Progress
-from slimjax.training.progress import say_plan
 
 
 class Cloud:
@@ -71,24 +64,6 @@ def test_checkpoints_leave_the_loggers_of_the_process_alone(tmp_path, caplog):
 )
 def test_a_peak_is_that_of_the_whole_name(kind, tflops):
   assert peak_tflops(types.SimpleNamespace(device_kind=kind)) == tflops
-
-
-def test_a_run_says_how_often_it_passes_over_the_images(capsys):
-  run = configuration.parse(tiny_net.get_config(batch_size=719, epochs=30))
-  model = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=(0.25,))
-  say_plan(run, digits.create(), Classification(), model, AllWidths((0.25,)), 1)
-  said = capsys.readouterr().out
-  assert 'digits: 10 classes, images of 32 x 32 pixels: 1,437 train' in said
-  assert '30 steps, 15.0 passes over the training images' in said
-  assert 'an epoch leaves the last 718 to the next' in said
-
-
-def test_a_line_shows_the_headline_as_tables_do(capsys):
-  metric = Metric('gap', 'mean gap')
-  record = {'split': 'validation', 'step': 3, 'epoch': 1.0, 'width': 0.25}
-  with Progress(9, 0, headline=metric) as progress:
-    progress.line([{**record, 'loss': 0.5, 'gap': 0.01127}])
-  assert capsys.readouterr().out.endswith('w025 0.500 0.0113\n')
 
 
 def test_norms_are_synchronised_by_the_configuration():

@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 
+import ends
 import jax
 import numpy as np
 from photos import write_folder
@@ -14,12 +15,10 @@ from tiny_net import get_config
 from slimjax.train import train_and_evaluate
 from slimjax.training import processes
 from slimjax.training.checkpoint import Checkpoints
-from slimjax.training.log import read_metrics
 from slimjax.training.progress import Progress
 from slimjax.training.runs import load_run
 
 STEPS = 3  # an epoch
-TIMING = ('images_per_second', 'step_ms', 'input_wait')
 
 
 @pytest.fixture(scope='module')
@@ -54,14 +53,7 @@ def undisturbed(config, tmp_path_factory):
 def _assert_same_end(workdir, other):
   states = [load_run(folder)[2] for folder in (workdir, other)]
   jax.tree.map(np.testing.assert_array_equal, *states)
-  lines = [
-    [
-      {k: v for k, v in record.items() if k not in TIMING}
-      for record in read_metrics(folder)
-    ]
-    for folder in (workdir, other)
-  ]
-  assert lines[0] == lines[1]
+  assert ends.lines(workdir) == ends.lines(other)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A run in this process: what it writes, what it refuses, when it stops."""
 
 import collections
-from collections.abc import Mapping
 import json
 import math
 import os
@@ -9,11 +8,10 @@ import pathlib
 import shutil
 import signal
 import struct
-import time
 import types
 
+import ends
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -27,7 +25,6 @@ from slimjax.data import digits
 from slimjax.export import export_run
 from slimjax.models import create_model
 from slimjax.tasks import Classification
-from slimjax.train import NonFiniteError
 from slimjax.train import train_and_evaluate
 from slimjax.training import evaluator
 from slimjax.training import steps
@@ -35,12 +32,10 @@ from slimjax.training import update
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.gradient import gradient_program
-from slimjax.training.log import MetricsWriter
 from slimjax.training.log import read_metrics
 from slimjax.training.log import TrainLog
 from slimjax.training.mesh import data_mesh
 from slimjax.training.mesh import replicate
-from slimjax.training.progress import Clock
 from slimjax.training.progress import Progress
 from slimjax.training.runs import load_run
 from slimjax.training.session import claim
@@ -365,15 +360,6 @@ def test_a_run_becomes_a_bundle(run, tmp_path):
 # Resuming.
 
 
-def _lines(workdir):
-  """Returns what is logged, without what time it took."""
-  timing = ('images_per_second', 'step_ms', 'input_wait')
-  return [
-    {key: value for key, value in record.items() if key not in timing}
-    for record in read_metrics(workdir)
-  ]
-
-
 def test_a_stopped_run_resumes_to_the_same_bits(
   run, stopped, tmp_path, monkeypatch, capsys
 ):
@@ -396,7 +382,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True
   ):
     assert np.asarray(found).tobytes() == array.tobytes()
-  for one, other in zip(_lines(workdir), _lines(reference), strict=True):
+  for one, other in zip(
+    ends.lines(workdir), ends.lines(reference), strict=True
+  ):
     if one['split'] == 'validation':  # in other batches
       assert one.pop('loss') == pytest.approx(other.pop('loss'), rel=1e-6)
     assert one == other
@@ -412,7 +400,7 @@ def test_some_values_may_change_when_a_run_resumes(
   config = get_config(
     log_every_steps=5, eval_every_epochs=2, optimizer__clip_norm=1e-6
   )
-  before = _lines(workdir)
+  before = ends.lines(workdir)
   train_and_evaluate(config, workdir)
   said = [
     line
@@ -427,17 +415,17 @@ def test_some_values_may_change_when_a_run_resumes(
   assert json.loads((workdir / 'config.json').read_text()) == json.loads(
     config.to_json()
   )
-  lines = _lines(workdir)
+  lines = ends.lines(workdir)
   assert lines[: len(before)] == before
   assert {r['step'] for r in lines[len(before) :]} == {30, 35, 40, 44}
   # It is bounded from there on: only momentum and decay are left.
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    ends = [
+    pointwise = [
       checkpoints.restore_variables(step)['params']['unit2']['pointwise']
       for step in (STEPS + 5, 2 * STEPS)
     ]
   free = seen.states[2 * STEPS].variables['params']['unit2']['pointwise']
-  stop, bounded, free = (x['conv']['kernel'] for x in (*ends, free))
+  stop, bounded, free = (x['conv']['kernel'] for x in (*pointwise, free))
   assert 0 < np.linalg.norm(bounded - stop) < np.linalg.norm(free - stop) / 2
 
   # And back: the same command as at first.
@@ -461,179 +449,3 @@ def test_unreadable_images_may_be_allowed_later(tmp_path):
   assert claim(tmp_path, moved, dataset) == []
   with pytest.raises(ValueError, match='data.image_size: 224 before, 32 now'):
     claim(tmp_path, config(20, image_size=32), dataset)
-
-
-def test_the_clock_leaves_pauses_out_and_knows_the_peak():
-  waited = [0.0]
-  clock = Clock(10, lambda: waited[0])
-  clock.start()
-  time.sleep(0.05)
-  with clock.paused():
-    time.sleep(0.5)
-  waited[0] = 0.02
-  line = clock.read(15, batch_size=100)
-  assert 10 <= line['step_ms'] < 60
-  assert line['images_per_second'] == pytest.approx(1e5 / line['step_ms'])
-  assert 10 < line['input_wait'] <= 40.1
-  device = types.SimpleNamespace(device_kind='TPU v5 lite')
-  speed, used = clock.summary(100, 10**9, [device] * 4)
-  assert 'images/s' in speed
-  # Six operations a multiply-accumulate, shared by four devices.
-  images = float(speed.split()[0])
-  share = 100 * images * 6e9 / 4 / 197e12
-  assert f'{share:.1f} % of the 197 TFLOP/s of TPU v5 lite' in used
-  _, used = clock.summary(100, 10**9, jax.devices()[:1])
-  assert "the peak of 'cpu' is not in slimjax/training/devices.py" in used
-
-
-# Errors in the configuration come before anything is written.
-
-
-@pytest.mark.parametrize(
-  'overrides, says',
-  [
-    ({'batchsize': 3}, 'config.batchsize is not read by anything'),
-    ({'model__width': 1}, 'width'),
-    ({'data__max_shear': 1}, 'config.data.max_shear is not read by anything'),
-    ({'optimizer__decay': 1}, 'config.optimizer.decay is not read'),
-    ({'schedule__warmup': 1}, 'config.schedule.warmup is not read'),
-    ({'loss__smoothing': 1}, 'config.loss.smoothing is not read'),
-    ({'schedule__factor': 0.1}, 'config.schedule: .*factor'),
-    ({'schedule__name': 'step'}, "config.schedule: .*'step'"),
-    ({'model__name': 'vgg'}, "config.model: .*'vgg'"),
-    ({'model__widths': (0.25, 0.25)}, 'config.model: .*w025'),
-    ({'model__num_classes': 1000}, 'config.model.num_classes is 1000, .* 10'),
-    ({'data': {'name': 'digit'}}, "name 'digit' is not .* is it digits"),
-    ({'data': {'name': 'coco'}}, "TFDS's own code of coco needs"),
-    ({'epochs': 0}, 'config.epochs .* got 0'),
-    ({'batch_size': 62}, 'config.batch_size 62 .* 4 devices; try 64'),
-    ({'batch_size': 2000}, 'batch_size 2000 .* 1437'),
-    ({'log_every_steps': 2.5}, 'config.log_every_steps .* got 2.5'),
-    ({'loss': 1}, 'config.loss must be a section'),
-  ],
-)
-def test_errors_in_the_configuration_name_the_key(overrides, says, tmp_path):
-  with pytest.raises(ValueError, match=says):
-    train_and_evaluate(get_config(**overrides), tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
-@pytest.mark.parametrize(
-  'key',
-  ['seed', 'model', 'model.name', 'model.widths', 'schedule.peak_lr'],
-)
-def test_missing_keys_are_named(key, tmp_path):
-  config = get_config()
-  *sections, name = key.split('.')
-  section = config
-  for part in sections:
-    section = section[part]
-  with config.unlocked():
-    del section[name]
-  with pytest.raises(ValueError, match=f'config.{key} is missing'):
-    train_and_evaluate(config, tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
-
-
-def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
-  config = get_config(
-    schedule__name='multi_step',
-    schedule__factor=1e30,
-    schedule__epochs=(1,),
-    log_every_steps=5,
-  )
-  workdir = tmp_path / 'run'
-  # The rate is absurd from the second epoch on.
-  with pytest.raises(NonFiniteError) as error:
-    train_and_evaluate(config, workdir)
-  text = str(error.value)
-  step = int(text.split()[1].rstrip(':'))
-  assert STEPS < step <= STEPS + 5
-  assert 'the loss of width 0.25 is' in text
-  assert f'the last good checkpoint is of step {STEPS}' in text
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    assert checkpoints.latest == STEPS
-    variables = checkpoints.restore_variables(STEPS)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(variables))
-  # No line of the log is from after it went wrong.
-  assert all(math.isfinite(r['loss']) for r in read_metrics(workdir))
-  assert not (workdir / 'results.json').exists()
-
-
-def test_non_finite_steps_are_named_before_they_are_summed():
-  def metrics(thin=1.0, wide=1.0, norm=1.0):
-    sums = lambda loss: {
-      name: (jnp.float32(loss), jnp.float32(8)) for name in ('loss', 'top1')
-    }
-    return {
-      'widths': {'w025': sums(thin), 'w050': sums(wide)},
-      'gradient_norm': jnp.float32(norm),
-      'learning_rate': jnp.float32(0.1),
-    }
-
-  for bad, says in (
-    ({'thin': np.nan}, 'step 7: the loss of width 0.25 is nan; .* of step 4'),
-    ({'wide': np.inf}, 'step 7: the loss of width 0.5 is inf'),
-    ({'norm': np.nan}, 'step 7: the gradient norm is nan'),
-  ):
-    log = TrainLog(
-      Classification(),
-      {'w025': 0.25, 'w050': 0.5},
-      record=lambda step: None,
-      last_good=lambda: 4,
-    )
-    log.add(6, metrics())
-    log.add(7, metrics(**bad))  # not read yet
-    with pytest.raises(NonFiniteError, match=says):
-      log.read()
-
-
-# Files.
-
-
-def test_metrics_of_steps_to_be_trained_again_are_dropped(tmp_path):
-  record = lambda step: {
-    'split': 'train',
-    'step': step,
-    'width': 0.25,
-    'loss': 1.0,
-  }
-  writer = MetricsWriter(tmp_path, first_step=0)
-  writer.write([record(step) for step in (1, 2, 3)])
-  writer.close()
-  path = tmp_path / 'metrics.jsonl'
-  with path.open('a') as file:
-    file.write('{"split": "train", "st')  # the machine failed here
-  assert [r['step'] for r in read_metrics(tmp_path)] == [1, 2, 3]
-  writer = MetricsWriter(tmp_path, first_step=2)
-  writer.write([record(3)])
-  writer.close()
-  lines = path.read_text().splitlines()
-  assert [json.loads(line)['step'] for line in lines] == [1, 2, 3]
-
-
-def test_a_save_does_not_follow_what_its_caller_changes_later(tmp_path):
-  sums = {'w025': {'loss': (1.0, 8.0)}}
-  position: Mapping = {'window': {'sums': sums}}
-  state = {'x': jnp.arange(4.0)}
-  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    for step in range(1, 6):
-      sums['w025']['loss'] = (float(step), 8.0)
-      checkpoints.save(step, state, position, 10.0 - step)
-      sums['w025']['loss'] = (-1.0, -1.0)
-      checkpoints.wait()
-      _, saved = checkpoints.restore(step, state)
-      assert saved['window']['sums']['w025']['loss'] == [step, 8.0]
-
-
-def test_the_last_two_and_the_best_are_kept(tmp_path):
-  state = {'x': jnp.arange(4.0)}
-  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    assert (checkpoints.latest, checkpoints.best) == (None, None)
-    errors = {1: 5.0, 2: 3.0, 3: 4.0, 4: None, 5: 6.0}
-    for step, error in errors.items():
-      checkpoints.save(step, state, {'step': step}, error)
-    checkpoints.wait()
-    assert (checkpoints.latest, checkpoints.best) == (5, 2)
-  kept = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
-  assert kept == ['2', '4', '5']

@@ -1,0 +1,52 @@
+"""Errors in the configuration come before anything is written."""
+
+import pytest
+from tiny_net import get_config
+
+from slimjax.train import train_and_evaluate
+
+
+@pytest.mark.parametrize(
+  'overrides, says',
+  [
+    ({'batchsize': 3}, 'config.batchsize is not read by anything'),
+    ({'model__width': 1}, 'width'),
+    ({'data__max_shear': 1}, 'config.data.max_shear is not read by anything'),
+    ({'optimizer__decay': 1}, 'config.optimizer.decay is not read'),
+    ({'schedule__warmup': 1}, 'config.schedule.warmup is not read'),
+    ({'loss__smoothing': 1}, 'config.loss.smoothing is not read'),
+    ({'schedule__factor': 0.1}, 'config.schedule: .*factor'),
+    ({'schedule__name': 'step'}, "config.schedule: .*'step'"),
+    ({'model__name': 'vgg'}, "config.model: .*'vgg'"),
+    ({'model__widths': (0.25, 0.25)}, 'config.model: .*w025'),
+    ({'model__num_classes': 1000}, 'config.model.num_classes is 1000, .* 10'),
+    ({'data': {'name': 'digit'}}, "name 'digit' is not .* is it digits"),
+    ({'data': {'name': 'coco'}}, "TFDS's own code of coco needs"),
+    ({'epochs': 0}, 'config.epochs .* got 0'),
+    ({'batch_size': 62}, 'config.batch_size 62 .* 4 devices; try 64'),
+    ({'batch_size': 2000}, 'batch_size 2000 .* 1437'),
+    ({'log_every_steps': 2.5}, 'config.log_every_steps .* got 2.5'),
+    ({'loss': 1}, 'config.loss must be a section'),
+  ],
+)
+def test_errors_in_the_configuration_name_the_key(overrides, says, tmp_path):
+  with pytest.raises(ValueError, match=says):
+    train_and_evaluate(get_config(**overrides), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'key',
+  ['seed', 'model', 'model.name', 'model.widths', 'schedule.peak_lr'],
+)
+def test_missing_keys_are_named(key, tmp_path):
+  config = get_config()
+  *sections, name = key.split('.')
+  section = config
+  for part in sections:
+    section = section[part]
+  with config.unlocked():
+    del section[name]
+  with pytest.raises(ValueError, match=f'config.{key} is missing'):
+    train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
