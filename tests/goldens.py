@@ -24,7 +24,7 @@ def widths(model: str) -> tuple[float, ...]:
 def weights(model: str, dtype=np.float32) -> dict[str, np.ndarray]:
   """Returns the checkpoint of `model`, by PyTorch's names."""
   keys = dict(_keys(model)['keys'])
-  low, high = (0.5, 1.5) if model.startswith('mobilenet') else (0.3, 0.9)
+  low, high = (0.5, 1.5) if 'mobilenet' in model else (0.3, 0.9)
   arrays = {}
   for name, shape in keys.items():
     rng = np.random.RandomState(zlib.crc32(name.encode()))
@@ -54,15 +54,17 @@ def images(batch: int, dtype=np.float32) -> np.ndarray:
 
 def logits(model: str) -> dict[float, np.ndarray]:
   """Returns logits of `images(4)` by width, in evaluation mode."""
-  with np.load(FOLDER / f'{MODELS[model]}.npz') as file:
+  with np.load(FOLDER / f'{MODELS.get(model, model)}.npz') as file:
     return {width: file[f'logits/{width}'] for width in widths(model)}
 
 
 def training(model: str) -> dict[str, np.ndarray]:
   """Returns two training steps on `images(8)`."""
-  with np.load(FOLDER / f'train_{MODELS[model]}.npz') as file:
+  with np.load(FOLDER / f'train_{MODELS.get(model, model)}.npz') as file:
     return dict(file)
 
 
 def _keys(model: str) -> dict:
-  return json.loads((FOLDER / f'{MODELS[model]}.keys.json').read_text())
+  return json.loads(
+    (FOLDER / f'{MODELS.get(model, model)}.keys.json').read_text()
+  )

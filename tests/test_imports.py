@@ -37,6 +37,7 @@ ORDER = (
   'variables.slicing',
   'variables.plain_norms',
   'variables.format',
+  'variables.masking',
   'variables.folding',
   'variables',
   'variables.profile',

@@ -22,6 +22,8 @@ from slimjax.variables.format import join_shared
 from slimjax.variables.format import PARAMS
 from slimjax.variables.format import split_shared
 from slimjax.variables.format import TRAINED
+from slimjax.variables.masking import mask_norm
+from slimjax.variables.masking import NORM
 from slimjax.variables.slicing import cuts
 from slimjax.variables.slicing import narrow
 from slimjax.variables.slicing import take_width
@@ -63,15 +65,31 @@ def gradient_program(
   width: Width,
   mesh: Mesh,
   frozen: Paths = frozenset(),
+  *,
+  masked: bool = False,
 ):
-  """Returns one width's gradient program, on a device's share of a batch."""
-  small = narrow(model, width)
-  place = zlib.crc32(model.switch(width).encode())
+  """Returns one width's gradient program, on a device's share of a batch.
 
-  def gradient(selected, batch, key, carry):
+  Args:
+    model: the slimmable network.
+    task: task that gives the loss.
+    width: width that the program is compiled at.
+    mesh: mesh with the axis `data`.
+    frozen: paths of what is not trained; default: none.
+    masked: whether the program takes the counts of a width inside this one, and
+      its place among the random ones of a step; such a pass moves no state.
+      Default: no.
+  """
+  small = narrow(model, width)
+  switch = small.switch(width)
+  said = ('random' if masked else switch).encode()
+
+  def gradient(selected, batch, key, carry, drawn=None):
     carry = {**carry}
     total = carry.get('shared', {'gradients': {}, 'states': {}})
-    key = jax.random.fold_in(key, place)
+    key = jax.random.fold_in(key, zlib.crc32(said))
+    if masked:
+      key = jax.random.fold_in(key, drawn['place'])
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
     # They vary, or every gradient would be summed over the devices on its own.
     selected = jax.tree.map(
@@ -86,7 +104,10 @@ def gradient_program(
     state = {n: tree for n, tree in variables.items() if n not in TRAINED}
 
     def loss_fn(trainable):
-      trainable = stop_frozen(trainable, model.switch(width), frozen)
+      trainable = stop_frozen(trainable, switch, frozen)
+      if masked:
+        norm = mask_norm(small, trainable[NORM], drawn['counts'])
+        trainable = {**trainable, NORM: norm}
       forward = _Forward(small, trainable, state, key, frozen)
       losses, taught, metrics = task.loss(
         forward, batch, key, carry.get('teacher')
@@ -98,7 +119,7 @@ def gradient_program(
       trainable
     )
     gradients, shared_gradients = _split(model, gradients)
-    state, shared_state = _split(model, state)
+    state, shared_state = ({}, {}) if masked else _split(model, state)
     private = {'gradients': gradients, 'states': state, 'metrics': metrics}
     parts = cuts(model, width)
     carry['shared'] = {
@@ -109,8 +130,13 @@ def gradient_program(
         for name, tree in shared_gradients.items()
       },
       'states': {
-        name: _put(parts, name, tree, split_shared(model, name, selected[name]))
-        for name, tree in shared_state.items()
+        **total['states'],
+        **{
+          name: _put(
+            parts, name, tree, split_shared(model, name, selected[name])
+          )
+          for name, tree in shared_state.items()
+        },
       },
     }
     private = jax.tree.map(lambda x: x[None], private)
@@ -121,7 +147,7 @@ def gradient_program(
   mapped = jax.shard_map(
     gradient,
     mesh=mesh,
-    in_specs=(P(), P(AXIS), P(), P(AXIS)),
+    in_specs=(P(), P(AXIS), P(), P(AXIS), *((P(),) if masked else ())),
     out_specs=P(AXIS),
   )
   return jax.jit(

@@ -169,19 +169,19 @@ class TrainLog:
   def _read(self, step: int, metrics: Any) -> list[dict[str, Any]]:
     self._check(step, metrics)
     for switch, sums in metrics['widths'].items():
-      total = self._sums.setdefault(switch, {})
-      for name, (value, count) in sums.items():
-        old = total.get(name, (0.0, 0.0))
-        total[name] = (old[0] + value, old[1] + count)
+      _add(self._sums.setdefault(switch, {}), sums)
     record = self._record(step)
     if record is None:
       return []
+    widest = [*self._widths.values()][-1]  # beside which random ones are told
+    extra = {f'random_{name}': value for name, value in self._random().items()}
     lines = [
       {
         'split': 'train',
         'step': step,
         'width': width,
         **self._task.summarise(self._sums[switch]),
+        **(extra if width == widest else {}),
         'learning_rate': metrics['learning_rate'],
         'gradient_norm': metrics['gradient_norm'],
         **record,
@@ -192,9 +192,22 @@ class TrainLog:
     self._sums = {}
     return lines
 
+  def _random(self) -> dict[str, float]:
+    """Returns the summary of all random widths together, if there are any."""
+    total: dict[str, Any] = {}
+    for switch, sums in self._sums.items():
+      if switch not in self._widths:
+        _add(total, sums)
+    return self._task.summarise(total) if total else {}
+
   def _check(self, step: int, metrics: Any) -> None:
+    name = lambda switch: (
+      f'width {label(self._widths[switch])}'
+      if switch in self._widths
+      else 'a random width'
+    )
     bad = [
-      f'the loss of width {label(self._widths[switch])} is {sums["loss"][0]}'
+      f'the loss of {name(switch)} is {sums["loss"][0]}'
       for switch, sums in metrics['widths'].items()
       if not math.isfinite(sums['loss'][0])
     ]
@@ -206,3 +219,10 @@ class TrainLog:
         f' {self._last_good()}. Lower the learning rate, or clip the gradient'
         ' (config.optimizer.clip_norm)'
       )
+
+
+def _add(total: dict[str, Any], sums: Mapping[str, Any]) -> None:
+  """Adds sums and counts to those of `total`."""
+  for name, (value, count) in sums.items():
+    old = total.get(name, (0.0, 0.0))
+    total[name] = (old[0] + value, old[1] + count)

@@ -263,6 +263,8 @@ class _Trainer:
       setup.schedule,
       setup.mesh,
       widths=setup.plan.widths,
+      bounds=getattr(setup.plan, 'bounds', ()),
+      random=getattr(setup.plan, 'random', 0),
       seed=setup.run.seed,
       augment=setup.dataset.augment,
       frozen=setup.parts.frozen,

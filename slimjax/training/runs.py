@@ -117,8 +117,15 @@ def build_plan(run: configuration.Run, model: SlimNet) -> WidthPlan:
   options = dict(run.plan)
   name, widths = options.pop('name'), model.ordered_widths[::-1]
   make = resolve(name, PLANS, 'config.plan.name')
+  offered = {'widths': widths, 'model': model, 'seed': run.seed}
+  taken = inspect.signature(make).parameters
   plan = configuration.call_named(
-    make, 'config.plan', options, name, PLANS, widths=widths
+    make,
+    'config.plan',
+    options,
+    name,
+    PLANS,
+    **{key: value for key, value in offered.items() if key in taken},
   )
   check_plan(plan, widths, f'config.plan.name {name!r}')
   return plan

@@ -22,6 +22,7 @@ from slimjax.training.optim import sgd
 from slimjax.training.parts import find_parts
 from slimjax.training.parts import partly
 from slimjax.training.parts import Parts
+from slimjax.training.plans import check_random
 from slimjax.training.plans import WidthPlan
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_model
@@ -110,6 +111,9 @@ def set_up(
   )
   section = configuration.call(create_init, 'config.init', run.init)
   parts = find_parts(model, section.freeze, section.rate_factors)
+  plan = build_plan(run, model)
+  if getattr(plan, 'random', 0):
+    check_random(model, parts.frozen)
   optimizer = configuration.call(
     sgd, 'config.optimizer', run.optimizer, schedule=schedule
   )
@@ -120,7 +124,7 @@ def set_up(
     dataset=dataset,
     model=model,
     task=task,
-    plan=build_plan(run, model),
+    plan=plan,
     optimizer=optimizer if last is None else optax.chain(optimizer, last),
     schedule=schedule,
     steps_per_epoch=steps_per_epoch,

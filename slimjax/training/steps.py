@@ -5,7 +5,8 @@ One training step is a few compiled programs:
 1. `prepare`: augments the batch and does what else a task does once for all
    widths;
 2. `gradient[switch]`, widest first: loss and gradient of one width, added to
-   what the wider ones left. Nothing leaves a device;
+   what the wider ones left. Nothing leaves a device. A width that has no
+   program of its own, as it was drawn for this step, runs in `masked[bound]`;
 3. `update`: averages the gradients, states and metrics of all widths over the
    devices at once, then steps the optimiser.
 
@@ -49,10 +50,13 @@ from slimjax.training.gradient import gradient_program
 from slimjax.training.gradient import KEPT
 from slimjax.training.mesh import AXIS
 from slimjax.training.parts import Paths
+from slimjax.training.plans import check_random
 from slimjax.training.state import TrainState
 from slimjax.training.update import update_program
 from slimjax.variables import select
+from slimjax.variables.masking import counts_of
 from slimjax.widths import label
+from slimjax.widths import switch_name
 from slimjax.widths import Width
 
 # (key, batch) -> batch, for all widths at once; see `slimjax.data.dataset`.
@@ -79,11 +83,14 @@ class TrainStep:
     key: random key of the run.
   """
 
+  model: SlimNet
   widths: Mapping[str, Width]
   prepare: Any
   gradient: Mapping[str, Any]
   update: Any
   key: jax.Array
+  masked: Mapping[Width, Any] = dataclasses.field(default_factory=dict)
+  random: int = 0
 
   def __call__(
     self, state: TrainState, batch: Batch, widths: Sequence[Width] = ()
@@ -95,27 +102,48 @@ class TrainStep:
       batch: the batch over all devices, as `shard` places it.
       widths: widths of this step, widest first; default: all.
     """
+    chosen = self._chosen(widths)
     batch, key = self.prepare(batch, self.key, state.step)
     carry: Any = {}
     private = {}
-    for switch in self._switches(widths):
+    for name, switch, program, drawn in chosen:
       selected = select(state.variables, switch)
-      carry, private[switch] = self.gradient[switch](
-        selected, batch, key, carry
-      )
+      carry, private[name] = program(selected, batch, key, carry, *drawn)
     return self.update(state, carry['shared'], private)
 
-  def _switches(self, widths: Sequence[Width]) -> list[str]:
-    if not widths:
-      return list(self.widths)
+  def _chosen(
+    self, widths: Sequence[Width]
+  ) -> list[tuple[str, str, Any, tuple[Any, ...]]]:
+    """Returns name, switch, program and drawn channels of each width."""
     switches = {width: switch for switch, width in self.widths.items()}
-    unknown = [width for width in widths if width not in switches]
-    if unknown:
-      raise ValueError(
-        f'width {label(unknown[0])} is not one of'
-        f' {", ".join(map(label, switches))}'
-      )
-    return [switches[width] for width in widths]
+    widest = next(iter(self.widths))
+    found: list[tuple[str, str, Any, tuple[Any, ...]]] = []
+    place = 0
+    for width in widths or switches:
+      if width in switches:
+        switch = switches[width]
+        found.append((switch, switch, self.gradient[switch], ()))
+      elif place < self.random:
+        program, drawn = self._masked(width, place)
+        found.append((random_name(place), widest, program, (drawn,)))
+        place += 1
+      else:
+        known = ', '.join(map(label, switches))
+        raise ValueError(
+          f'width {label(width)} is not one of {known}'
+          + (f', and only {self.random} others are' if self.random else '')
+        )
+    return found
+
+  def _masked(self, width: Width, place: int) -> tuple[Any, Any]:
+    """Returns the program of the smallest bound that holds a width, and it."""
+    counts = counts_of(self.model, width)
+    for bound, program in self.masked.items():
+      if np.all(counts <= counts_of(self.model, bound)):
+        return program, {'counts': counts, 'place': np.int32(place)}
+    raise ValueError(
+      f'width {label(width)} is wider than {label(list(self.masked)[-1])}'
+    )
 
   def lowering(
     self, state: TrainState, batch: Batch
@@ -134,16 +162,17 @@ class TrainStep:
       )
       return self.prepare.lower(batch, self.key, state.step)
 
-    def gradient(switch):
+    def gradient(switch, program, names, *drawn):
       arguments = (
         select(state.variables, switch),
         known['batch'],
         known['key'],
         known['carry'],
+        *drawn,
       )
-      program = self.gradient[switch]
       lowered = program.lower(*arguments)
-      known['carry'], known['private'][switch] = _described(program, *arguments)
+      known['carry'], private = _described(program, *arguments)
+      known['private'] |= dict.fromkeys(names, private)
       return lowered
 
     def update():
@@ -154,15 +183,35 @@ class TrainStep:
     return {
       'the augmentation': prepare,
       **{
-        f'width {label(width)}': functools.partial(gradient, switch)
+        f'width {label(width)}': functools.partial(
+          gradient, switch, self.gradient[switch], [switch]
+        )
         for switch, width in self.widths.items()
+      },
+      **{
+        f'random widths to {label(bound)}': functools.partial(
+          gradient,
+          next(iter(self.widths)),
+          program,
+          map(random_name, range(self.random)),
+          {'counts': counts_of(self.model, bound), 'place': np.int32(0)},
+        )
+        for bound, program in self.masked.items()
       },
       'the update': update,
     }
 
   def lower(self, state: TrainState, batch: Batch) -> dict[str, Any]:
-    """Returns the lowered programs: prepare, gradient/SWITCH, update."""
-    names = ['prepare', *(f'gradient/{s}' for s in self.widths), 'update']
+    """Returns the lowered programs by name.
+
+    They are prepare, gradient/SWITCH, masked/SWITCH of a bound, and update.
+    """
+    names = [
+      'prepare',
+      *(f'gradient/{switch}' for switch in self.widths),
+      *(f'masked/{switch_name(bound)}' for bound in self.masked),
+      'update',
+    ]
     traces = self.lowering(state, batch).values()
     return {name: trace() for name, trace in zip(names, traces, strict=True)}
 
@@ -183,12 +232,19 @@ class TrainStep:
     prepare, *gradient, update = map(
       _Program,
       compiled.values(),
-      (self.prepare, *self.gradient.values(), self.update),
+      (
+        self.prepare,
+        *self.gradient.values(),
+        *self.masked.values(),
+        self.update,
+      ),
     )
+    own = len(self.widths)
     return dataclasses.replace(
       self,
       prepare=prepare,
-      gradient=dict(zip(self.widths, gradient, strict=True)),
+      gradient=dict(zip(self.widths, gradient[:own], strict=True)),
+      masked=dict(zip(self.masked, gradient[own:], strict=True)),
       update=update,
     )
 
@@ -213,6 +269,11 @@ class _Program:
     return self._function(*arguments)
 
 
+def random_name(place: int) -> str:
+  """Returns the name, in metrics, of a step's random width: 'random1', ..."""
+  return f'random{place + 1}'
+
+
 def _described(program, *arguments):
   """Returns the shapes and shardings of what a jitted program returns."""
   return jax.tree.map(
@@ -229,6 +290,8 @@ def make_train_step(
   mesh: Mesh,
   *,
   widths: Sequence[Width] = (),
+  bounds: Sequence[Width] = (),
+  random: int = 0,
   seed: int = 0,
   augment: Augment | None = None,
   frozen: Paths = frozenset(),
@@ -243,6 +306,8 @@ def make_train_step(
     mesh: mesh with the axis `data`: variables replicated, batch split, batch
       norm per device (unless the model synchronises it).
     widths: widths to train, widest first; default: all the model has.
+    bounds: widths inside which a step may train others; default: none.
+    random: number of others in each step; default: 0.
     seed: seed of everything random, folded with the step; default: 0.
     augment: function that prepares the batch, once for all widths; by default
       it is used as it is.
@@ -251,13 +316,21 @@ def make_train_step(
   trained_at = {
     model.switch(width): width for width in widths or model.ordered_widths[::-1]
   }
+  if random:
+    check_random(model, frozen)
   return TrainStep(
+    model=model,
     widths=trained_at,
     prepare=_prepare_program(model, task, augment, mesh),
     gradient={
       switch: gradient_program(model, task, width, mesh, frozen)
       for switch, width in trained_at.items()
     },
+    masked={
+      bound: gradient_program(model, task, bound, mesh, frozen, masked=True)
+      for bound in sorted(bounds, key=lambda b: sum(model.channels(b)))
+    },
+    random=random,
     update=update_program(optimizer, schedule, mesh),
     key=_replicated_key(seed, mesh),
   )

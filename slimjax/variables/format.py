@@ -199,15 +199,17 @@ def select(variables: Variables, switch: str) -> dict[str, Any]:
   selected = {PARAMS: variables[PARAMS]}
   for collection in private_collections(variables):
     trees = variables[collection]
-    if switch not in trees:
+    # Where all is shared, no switch has anything of its own.
+    common = SHARED in trees and not any(trees[s] for s in trees if s != SHARED)
+    if switch not in trees and not common:
       raise ValueError(
         f'{collection} has no switch {switch}, only'
         f' {", ".join(s for s in trees if s != SHARED)}; train or calibrate'
         ' that width first'
       )
-    selected[collection] = trees[switch]
+    selected[collection] = trees.get(switch, {})
     if SHARED in trees:
-      selected[collection] = join_shared(trees[switch], trees[SHARED])
+      selected[collection] = join_shared(selected[collection], trees[SHARED])
   return selected
 
 
