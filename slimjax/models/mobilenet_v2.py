@@ -100,11 +100,13 @@ class MobileNetV2(SlimNet):
     width: Width,
     train: bool = False,
     return_features: bool = False,
+    features_only: bool = False,
   ):
     """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
     With `return_features` also returns {'stage1': ..., 'stage5': ...}, the last
-    map of each resolution (strides 2, 4, 8, 16, 32 with the published stem).
+    map of each resolution (strides 2, 4, 8, 16, 32 with the published stem);
+    with `features_only` these alone, and no classifier is built.
     """
     channels, full = self.channels(width), self.full_channels
     conv = self.conv_norm(nn.relu6)
@@ -134,5 +136,7 @@ class MobileNetV2(SlimNet):
         layer += sets
     x = conv(full[-1], 1, name='last')(x, channels[-1], train=train)
     features[f'stage{len(features) + 1}'] = x
+    if features_only:
+      return features
     logits = self.classify(x)
     return (logits, features) if return_features else logits

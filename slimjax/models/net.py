@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
+import inspect
 from typing import Any
 
 from flax import linen as nn
@@ -123,6 +124,30 @@ class SlimNet(nn.Module):
     images, whose variables depend on the size, or that take other inputs.
     """
     return (jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32),)
+
+  @nn.nowrap
+  def optional_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns what may be given behind the inputs of `example`, as shapes."""
+    return ()
+
+  def features(
+    self, images: jax.Array, *, width: Width, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Returns the maps {stage: [b, h, w, c]} alone, as a backbone gives them.
+
+    No classifier is built: `init(..., method='features')` draws none.
+
+    Raises:
+      ValueError: this network has no stage maps to return.
+    """
+    # Flax binds a method anew; its parameters are those of the class.
+    if 'features_only' not in inspect.signature(type(self).__call__).parameters:
+      raise ValueError(
+        f'{type(self).__name__} is no backbone, as it returns no stage maps:'
+        ' __call__(self, images, *, width, train, features_only) returns'
+        " {'stage1': map, ...} if features_only is true"
+      )
+    return self(images, width=width, train=train, features_only=True)
 
   # These methods say what a width means, for all families.
 

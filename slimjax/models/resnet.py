@@ -88,11 +88,13 @@ class ResNet(SlimNet):
     width: Width,
     train: bool = False,
     return_features: bool = False,
+    features_only: bool = False,
   ):
     """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
     With `return_features` also returns {'stage1': ..., 'stage4': ...}, C2 to
-    C5 (strides 4, 8, 16, 32 with the published stem).
+    C5 (strides 4, 8, 16, 32 with the published stem);
+    with `features_only` these alone, and no classifier is built.
     """
     channels, full = iter(self.channels(width)), iter(self.full_channels)
     conv = self.conv_norm(nn.relu)
@@ -118,5 +120,7 @@ class ResNet(SlimNet):
         active = (next(channels), next(channels), next(channels))
         x = self.run_block(block, x, *active, train=train)
       features[f'stage{stage}'] = x
+    if features_only:
+      return features
     logits = self.classify(x)
     return (logits, features) if return_features else logits

@@ -136,11 +136,13 @@ class ShuffleNet(SlimNet):
     width: Width,
     train: bool = False,
     return_features: bool = False,
+    features_only: bool = False,
   ):
     """Returns logits [b, num_classes] of `images` [b, h, w, 3] at `width`.
 
     With `return_features` also returns {'stage1': ..., 'stage3': ...}, the last
-    map of each stage (strides 8, 16, 32 with the published stem).
+    map of each stage (strides 8, 16, 32 with the published stem);
+    with `features_only` these alone, and no classifier is built.
     """
     channels, full = iter(self.channels(width)), iter(self.full_channels)
     conv = self.conv_norm(nn.relu)
@@ -162,5 +164,7 @@ class ShuffleNet(SlimNet):
         )
         x = self.run_block(unit, x, next(channels), next(channels), train=train)
       features[f'stage{stage}'] = x
+    if features_only:
+      return features
     logits = self.classify(x)
     return (logits, features) if return_features else logits

@@ -238,9 +238,7 @@ class SlimConvTranspose(nn.Module):
     kernel = take_inputs(self, kernel, 2, (channels,), (channels,))
     kernel = take_active(kernel, 3, features).astype(self.dtype)
     inputs = inputs.astype(self.dtype)
-    if size == strides and not self.padding:
-      outputs = _unfold(inputs, kernel)
-    else:
+    if any(k % stride for k, stride in zip(size, strides, strict=True)):
       # The flipped kernel, over the input spread out by the strides.
       outputs = lax.conv_general_dilated(
         inputs,
@@ -250,6 +248,8 @@ class SlimConvTranspose(nn.Module):
         lhs_dilation=strides,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
+    else:
+      outputs = _by_patches(inputs, kernel, strides, self.padding)
     if self.use_bias:
       bias = slim_param(self, 'bias', self.bias_init, (self.features,))
       bias = take_active(bias, 0, features).astype(self.dtype)
@@ -257,17 +257,41 @@ class SlimConvTranspose(nn.Module):
     return outputs
 
 
-def _unfold(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves, transposed, where patches do not overlap: by one product."""
+def _by_patches(
+  inputs: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: int,
+) -> jax.Array:
+  """Convolves, transposed, by one product: the patch that each pixel makes.
+
+  A patch is some blocks of the size of the strides, each of which is added to
+  its place. On CPU the gradient of the usual formulation, over an input spread
+  out by the strides, takes about ten times as long.
+  """
   b, h, w, c = inputs.shape
   kh, kw, _, out = kernel.shape
-  # [b, h, w, c] x [kh, kw, c, out] -> [b, h, kh, w, kw, out]
+  sh, sw = strides
+  rows, columns = kh // sh, kw // sw  # blocks of a patch
+  # [b, h, w, c] x [c, kh * kw * out] -> [b, h, w, rows, sh, columns, sw, out]
   patches = inputs.reshape(b * h * w, c) @ jnp.moveaxis(kernel, 2, 0).reshape(
     c, kh * kw * out
   )
-  patches = patches.reshape(b, h, w, kh, kw, out)
-  patches = patches.transpose(0, 1, 3, 2, 4, 5)
-  return patches.reshape(b, h * kh, w * kw, out)
+  patches = patches.reshape(b, h, w, rows, sh, columns, sw, out)
+  margins = lambda i, n: (i, n - 1 - i)
+  blocks, *others = (
+    jnp.pad(
+      patches[:, :, :, i, :, j],
+      [(0, 0), margins(i, rows), margins(j, columns), *[(0, 0)] * 3],
+    )
+    for i in range(rows)
+    for j in range(columns)
+  )
+  for other in others:
+    blocks += other
+  h, w = h + rows - 1, w + columns - 1
+  outputs = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * sh, w * sw, out)
+  return outputs[:, padding : h * sh - padding, padding : w * sw - padding]
 
 
 class ConvNorm(nn.Module):
