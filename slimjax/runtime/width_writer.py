@@ -85,7 +85,7 @@ def _write_onnx(
   entry: WidthEntry,
   form: Form,
 ) -> None:
-  from slimjax.runtime.onnx_model import write_onnx
+  from slimjax.runtime.onnx.writing import write_onnx
 
   path.parent.mkdir(exist_ok=True)
   # ONNX Runtime has no bfloat16 on CPUs.

@@ -24,7 +24,7 @@ from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
-from slimjax.runtime.onnx_metadata import onnx_metadata
+from slimjax.runtime.onnx.metadata import onnx_metadata
 from slimjax.runtime.slices import describe_headline
 from slimjax.runtime.slices import describe_model
 from slimjax.runtime.slices import Predict

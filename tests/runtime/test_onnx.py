@@ -18,7 +18,7 @@ from slimjax import runtime
 from slimjax.data import digits
 from slimjax.data.preprocess import Normalise
 from slimjax.runtime import BundleError
-from slimjax.runtime.onnx_model import write_onnx
+from slimjax.runtime.onnx.writing import write_onnx
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')

@@ -15,8 +15,8 @@ from jax.extend import core
 import numpy as np
 
 from slimjax.runtime.bundle import BundleError
-from slimjax.runtime.onnx_graph import Graph
-from slimjax.runtime.onnx_operations import TRANSLATIONS
+from slimjax.runtime.onnx.graph import Graph
+from slimjax.runtime.onnx.operations import TRANSLATIONS
 
 OPSET = 17
 IR_VERSION = 8  # as old as the opset, for older runtimes

@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from slimjax.runtime.bundle import BundleError
-from slimjax.runtime.onnx_graph import layout
-from slimjax.runtime.onnx_graph import Repeated
-from slimjax.runtime.onnx_graph import Value
+from slimjax.runtime.onnx.graph import layout
+from slimjax.runtime.onnx.graph import Repeated
+from slimjax.runtime.onnx.graph import Value
 
 
 def _refuse(what):

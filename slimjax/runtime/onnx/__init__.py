@@ -1,0 +1,1 @@
+"""ONNX models: translated from jaxprs, described, and checked."""
