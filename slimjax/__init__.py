@@ -15,6 +15,7 @@ if TYPE_CHECKING:
   from slimjax.variables import extract
   from slimjax.variables import fold_batch_norm
   from slimjax.variables import init
+  from slimjax.variables.calibrating import calibrate
   from slimjax.variables.checking import check_model
   from slimjax.variables.profile import count_parameters
   from slimjax.variables.profile import list_models
@@ -32,6 +33,7 @@ _HOMES = {
   'Profile': 'variables.profile',
   'SlimNet': 'models.net',
   'apply': 'variables',
+  'calibrate': 'variables.calibrating',
   'check_model': 'variables.checking',
   'count_parameters': 'variables.profile',
   'create_model': 'models',
@@ -52,6 +54,7 @@ __all__ = [
   'Profile',
   'SlimNet',
   'apply',
+  'calibrate',
   'check_model',
   'count_parameters',
   'create_model',

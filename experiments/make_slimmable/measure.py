@@ -20,7 +20,7 @@ from slimjax.data.batches import Corrupt
 from slimjax.data.batches import Share
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.setup import set_up
-from slimjax.variables.calibrating import calibrate_statistics
+from slimjax.variables.calibrating import calibrate
 
 EPOCHS = 30  # of fine-tuning; a network from nothing has 120
 BATCHES = 5  # of 96 images, to calibrate with
@@ -39,9 +39,7 @@ def begun(experiment, seed, base):
         variables = load_weights(built.model, base)
         if batches is not None:
           thin = built.model.ordered_widths[:-1]
-          variables = calibrate_statistics(
-            built.model, variables, batches, widths=thin
-          )
+          variables = calibrate(built.model, variables, batches, widths=thin)
       errors[kind + then] = score(built, variables)
   return errors
 

@@ -24,7 +24,8 @@ from slimjax.nn.slicing import take_active
 # Defaults of every batch norm, as in PyTorch.
 MOMENTUM = 0.1
 EPSILON = 1e-5
-# The collection of what a batch's own mean and unbiased variance were.
+# The collection of what a batch's own mean and unbiased variance were, and of
+# how many numbers.
 MOMENTS = 'batch_moments'
 
 
@@ -122,6 +123,7 @@ class SwitchableBatchNorm(_Norm):
       # For `slimjax.variables.calibrating`; kept only where it is mutable.
       self.sow(MOMENTS, 'mean', batch_mean)
       self.sow(MOMENTS, 'var', unbiased)
+      self.sow(MOMENTS, 'count', jnp.float32(count))
     return outputs
 
   def _move(self, name, old, batch):

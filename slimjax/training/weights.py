@@ -14,7 +14,7 @@ from slimjax import files
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
 from slimjax.variables import init
-from slimjax.variables.calibrating import calibrate_statistics
+from slimjax.variables.calibrating import calibrate
 from slimjax.variables.fitting import bare
 from slimjax.variables.fitting import fit
 from slimjax.variables.fitting import head
@@ -105,9 +105,7 @@ def make_slimmable(
   found = sort_channels(model, find_source(model, weights), method=method)
   variables, taken = fit(model, found, _drawn(model, key))
   if batches is not None and taken.norms:
-    variables = calibrate_statistics(
-      model, variables, batches, widths=tuple(taken.norms)
-    )
+    variables = calibrate(model, variables, batches, widths=tuple(taken.norms))
   if report is not None:
     report(taken)
   return jax.tree.map(jnp.asarray, variables)

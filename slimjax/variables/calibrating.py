@@ -1,63 +1,105 @@
-"""Running statistics of widths from some batches, without training.
+"""Running statistics of any width from some batches, without training.
 
 Each batch normalises itself, as in training, so that what follows a norm sees
 what it saw there; the batches' means and unbiased variances are averaged with
 equal weights (Yu and Huang, ICCV 2019, section 3.3; PyTorch's cumulative
-average).
+average). All norms are averaged in one pass.
+
+Several widths whose norms are alike but for their size run in one program, each
+masked inside the widest of them (`slimjax.variables.masking`).
 """
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import functools
+import math
 from typing import Any
+import warnings
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax.models.net import check_static
 from slimjax.models.net import SlimNet
 from slimjax.nn.norm import MOMENTS
 from slimjax.variables.format import check_inputs
-from slimjax.variables.format import merge
+from slimjax.variables.format import PARAMS
 from slimjax.variables.format import select
+from slimjax.variables.format import SHARED
+from slimjax.variables.format import split_shared
 from slimjax.variables.format import TRAINED
 from slimjax.variables.format import Variables
+from slimjax.variables.masking import check_maskable
+from slimjax.variables.masking import counts_of
+from slimjax.variables.masking import mask_norm
+from slimjax.variables.masking import NORM
+from slimjax.variables.slicing import cuts
 from slimjax.variables.slicing import narrow
+from slimjax.variables.slicing import Path
 from slimjax.variables.slicing import take_width
+from slimjax.widths import canonical
+from slimjax.widths import check_widths
+from slimjax.widths import label
+from slimjax.widths import switch_name
 from slimjax.widths import Width
 
 STATISTICS = 'batch_stats'
+VARIANCES = ('unbiased', 'pooled')
+# Numbers per channel of a batch, below which its variance says little.
+_FEW = 32
 
 
-def calibrate_statistics(
+def calibrate(
   model: SlimNet,
   variables: Variables,
   batches: Iterable[Any],
   *,
-  widths: Sequence[Width] = (),
+  widths: Sequence[Any] = (),
+  variance: str = 'unbiased',
+  like: Width | None = None,
 ) -> dict[str, Any]:
-  """Returns the variables with new running statistics of some widths.
+  """Returns the variables with running statistics of some widths, any widths.
+
+  `apply`, `extract` and the like then take these widths.
 
   Args:
-    model: the network; none of its switches shares running statistics.
+    model: a model of `slimjax.create_model`, or a `SlimNet` of your own, with
+      batch normalisation.
     variables: variables of the model; not changed.
     batches: inputs as the network takes them in training, images [b, h, w, 3]
       preprocessed, or a tuple of several inputs; some hundred images at least,
-      in batches of one size.
-    widths: widths whose statistics are replaced; default: all.
+      in batches of one size. Published: 5 batches of 1024.
+    widths: numbers, or channels of every layer, that fit into the parameters;
+      default: all that the model was made for.
+    variance: 'unbiased' (default) averages the batches' unbiased variances;
+      'pooled' is the variance of all images at once, which differs where
+      batches are small.
+    like: trained width whose scales and biases a width that was not trained
+      takes, sliced; it is for norms that the widths do not share. Default: the
+      next wider trained width.
 
   Raises:
-    ValueError: there are no batches, or statistics are shared.
+    ValueError: there are no batches, a width does not fit, the network has no
+      running statistics, or those of a trained width are shared.
   """
-  if any(path.split('/')[0] == STATISTICS for path in model.shared):
+  check_static(model)
+  if variance not in VARIANCES:
     raise ValueError(
-      'the widths share running statistics, so that there are none of one'
-      f' width to calibrate: shared is {model.shared}'
+      f'variance must be one of {", ".join(VARIANCES)}, got {variance!r}'
     )
-  chosen = model.find_widths(widths)
-  networks = {width: _network(model, variables, width) for width in chosen}
-  sums: dict[Width, dict] = {width: {} for width in chosen}
+  if STATISTICS not in variables:
+    raise ValueError(
+      f'{type(model).__name__} has no running statistics to calibrate: it has'
+      ' no batch normalisation'
+    )
+  chosen = check_widths(widths or model.widths)
+  _check_private(model, chosen)
+  groups = _groups(model, variables, chosen, like)
+  sums: dict[Width, _Sums] = {width: _Sums() for width in chosen}
   number = 0
   for number, batch in enumerate(batches, 1):
     inputs = batch if isinstance(batch, tuple) else (batch,)
@@ -65,35 +107,163 @@ def calibrate_statistics(
     check_inputs(model, inputs)
     if number == 1 and len(inputs[0]) < 2:
       raise ValueError('a batch of one image has no variance; give more images')
-    for width, (small, weights) in networks.items():
-      moments = traverse_util.flatten_dict(_moments(small, weights, *inputs))
-      for path, (value,) in moments.items():
-        # The sums are float64, which costs nothing: they are few.
-        sums[width][path] = sums[width].get(path, 0.0) + np.float64(value)
+    for group in groups:
+      for width in group.widths:
+        sums[width].add(group.moments(width, inputs))
   if not number:
     raise ValueError('there are no batches to calibrate with')
-  result = dict(variables)
-  for width, of_width in sums.items():
-    switch = model.switch(width)
-    flat = traverse_util.flatten_dict(dict(variables[STATISTICS][switch]))
-    for path, total in of_width.items():
-      if path not in flat:
-        continue
-      flat[path] = jnp.asarray(total / number, flat[path].dtype)
-    tree = traverse_util.unflatten_dict(flat)
-    result = merge(result, switch, {STATISTICS: tree})
+  least = min(of_width.least for of_width in sums.values())
+  if least < _FEW:
+    warnings.warn(
+      f'a channel has {least:.0f} numbers in a batch, whose variance says'
+      f' little; give batches of {math.ceil(_FEW / least)} times as many images'
+      ' or more',
+      stacklevel=2,
+    )
+  result = {name: dict(tree) for name, tree in variables.items()}
+  result[PARAMS] = variables[PARAMS]
+  for group in groups:
+    for width in group.widths:
+      trees = _trees(model, group, width, sums[width].statistics(variance))
+      for collection, tree in trees.items():
+        result[collection][switch_name(width)] = tree
   return result
 
 
-def _network(model: SlimNet, variables: Variables, width: Width):
-  """Returns a width's network and its weights, by themselves."""
-  small = narrow(model.clone(axis_name=None), width)
-  selected = select(variables, model.switch(width))
-  return small, take_width(model, selected, width=width)
+def _check_private(model: SlimNet, widths: Sequence[Width]) -> None:
+  """Refuses trained widths whose running statistics are others' as well."""
+  shared = any(path.split('/')[0] == STATISTICS for path in model.shared)
+  trained = [width for width in widths if width in model.widths]
+  if shared and trained:
+    raise ValueError(
+      'the widths share running statistics, so that there are none of'
+      f' {label(trained[0])} alone to calibrate: shared is {model.shared};'
+      ' widths that were not trained can be calibrated'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+  """Widths that one program runs.
+
+  Attributes:
+    model: the network, without synchronisation.
+    bound: width that the program is compiled at.
+    weights: what a network of that width is applied to.
+    widths: the widths; if there are several, they are masked.
+  """
+
+  model: SlimNet
+  bound: Width
+  weights: Mapping[str, Any]
+  widths: tuple[Width, ...]
+
+  def moments(self, width: Width, inputs: Any) -> dict[Path, np.ndarray]:
+    """Returns the moments of every norm in a batch, at a width."""
+    small = narrow(self.model, self.bound)
+    masked = self.widths != (self.bound,)
+    counts = counts_of(self.model, width) if masked else None
+    found = _moments(small, self.weights, counts, *inputs)
+    parts = cuts(small, width)
+    moments = {}
+    for path, (value,) in traverse_util.flatten_dict(dict(found)).items():
+      array = np.asarray(value, np.float64)
+      # Of idle channels, rubbish.
+      active = slice(*parts[STATISTICS, *path].shape) if array.ndim else ...
+      moments[path] = array[active]
+    return moments
+
+
+def _groups(
+  model: SlimNet,
+  variables: Variables,
+  widths: Sequence[Width],
+  like: Width | None,
+) -> list[_Group]:
+  """Returns the programs of some widths; those of one switch share one."""
+  model_alone = model.clone(axis_name=None)
+  by_switch: dict[str, list[Width]] = {}
+  for width in widths:
+    model.channels(width)  # it fits, or an error says why not
+    source = _source(model, variables, width, like)
+    by_switch.setdefault(source, []).append(width)
+  groups = []
+  for source, members in by_switch.items():
+    selected = select(variables, source)
+    size = lambda width: sum(model.channels(width))
+    singles = [(width,) for width in members]
+    together = _masks(model_alone) and len(members) > 1
+    for some in [tuple(members)] if together else singles:
+      bound = _bound(model, some) if together else some[0]
+      groups.append(
+        _Group(
+          model_alone,
+          bound,
+          take_width(model, selected, width=bound),
+          tuple(sorted(some, key=size)),
+        )
+      )
+  return groups
+
+
+def _masks(model: SlimNet) -> bool:
+  try:
+    check_maskable(model)
+  except ValueError:
+    return False
+  return True
+
+
+def _bound(model: SlimNet, widths: Sequence[Width]) -> tuple[int, ...]:
+  """Returns the fewest channels that hold all of some widths."""
+  return tuple(
+    max(counts)
+    for counts in zip(*(model.channels(w) for w in widths), strict=True)
+  )
+
+
+def _source(
+  model: SlimNet, variables: Variables, width: Width, like: Width | None
+) -> str:
+  """Returns the switch whose norms a width begins with."""
+  own = switch_name(width)
+  shapes = variables.get(NORM, {})
+  shared = SHARED in shapes and not any(
+    tree for switch, tree in shapes.items() if switch != SHARED
+  )
+  widest = switch_name(model.ordered_widths[-1])
+  if shared:
+    return widest
+  if own in shapes:
+    return own
+  if like is not None:
+    chosen = model.switch(like)
+    _check_holds(model, like, width)
+    return chosen
+  for trained in model.ordered_widths:
+    wide = model.channels(trained)
+    pairs = zip(wide, model.channels(width), strict=True)
+    if all(most >= count for most, count in pairs):
+      return model.switch(trained)
+  raise ValueError(
+    f'no trained width is at least as wide as {label(width)} in every layer'
+  )
+
+
+def _check_holds(model: SlimNet, like: Width, width: Width) -> None:
+  pairs = zip(model.channels(like), model.channels(width), strict=True)
+  if any(most < count for most, count in pairs):
+    raise ValueError(
+      f'like={label(canonical(like))} is thinner than {label(width)}, which'
+      ' needs more scales and biases than it has'
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _moments(small: SlimNet, weights, *inputs):
+def _moments(small: SlimNet, weights, counts, *inputs):
+  if counts is not None:
+    norm = mask_norm(small, weights[NORM], counts)
+    weights = {**weights, NORM: norm}
   state = [name for name in weights if name not in TRAINED]
   _, moved = small.apply(
     weights,
@@ -104,3 +274,65 @@ def _moments(small: SlimNet, weights, *inputs):
     rngs={'dropout': jax.random.key(0)},
   )
   return moved[MOMENTS]
+
+
+class _Sums:
+  """Sums of moments over batches, in float64, which costs nothing.
+
+  Attributes:
+    least: the fewest numbers a channel had in a batch.
+  """
+
+  def __init__(self):
+    self._sums: dict[Path, Any] = {}
+    self._batches = 0
+    self.least = math.inf
+
+  def add(self, moments: Mapping[Path, np.ndarray]) -> None:
+    """Adds the moments of a batch, and the squares they stand for."""
+    self._batches += 1
+    for path in {path[:-1] for path in moments}:
+      mean, var = moments[*path, 'mean'], moments[*path, 'var']
+      count = moments[*path, 'count']
+      self.least = min(self.least, float(count))
+      square = var * (count - 1) / count + mean**2
+      for name, value in (
+        ('mean', mean), ('var', var), ('square', square), ('count', count),
+      ):  # fmt: skip
+        self._sums[*path, name] = self._sums.get((*path, name), 0.0) + value
+
+  def statistics(self, variance: str) -> dict[Path, np.ndarray]:
+    """Returns mean and variance of each norm, by the path of the variable."""
+    found = {}
+    for path in {path[:-1] for path in self._sums}:
+      mean = self._sums[*path, 'mean'] / self._batches
+      found[*path, 'mean'] = mean
+      if variance == 'unbiased':
+        found[*path, 'var'] = self._sums[*path, 'var'] / self._batches
+      else:
+        numbers = self._sums[*path, 'count']
+        biased = self._sums[*path, 'square'] / self._batches - mean**2
+        found[*path, 'var'] = biased * numbers / (numbers - 1)
+    return found
+
+
+def _trees(
+  model: SlimNet,
+  group: _Group,
+  width: Width,
+  statistics: Mapping[Path, np.ndarray],
+) -> dict[str, Any]:
+  """Returns the private trees of a calibrated width, by collection."""
+  small = take_width(narrow(model, group.bound), group.weights, width=width)
+  flat = traverse_util.flatten_dict(dict(small[STATISTICS]))
+  for path, value in statistics.items():
+    if path in flat:
+      flat[path] = jnp.asarray(value, flat[path].dtype)
+  trees = {
+    name: split_shared(model, name, tree)[0]
+    for name, tree in small.items()
+    if name != PARAMS
+  }
+  # Statistics that are shared do not fit it: it has all of its own.
+  trees[STATISTICS] = traverse_util.unflatten_dict(flat)
+  return trees

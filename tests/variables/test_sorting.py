@@ -12,7 +12,7 @@ from tiny_net import TinyNet
 import slimjax
 from slimjax.layers import SlimConv
 from slimjax.models.net import SlimNet
-from slimjax.variables.calibrating import calibrate_statistics
+from slimjax.variables.calibrating import calibrate
 from slimjax.variables.sorting import channel_axes
 from slimjax.variables.sorting import units
 from slimjax.widths import round_channels
@@ -272,7 +272,7 @@ def test_calibration_that_cannot_be():
     ([np.zeros((2, 32, 32, 3), np.uint8)], 'must be floating point'),
   ):
     with pytest.raises(ValueError, match=message):
-      calibrate_statistics(model, variables, batches)
+      calibrate(model, variables, batches)
   shared = create(shared=('norm', 'batch_stats'))
   with pytest.raises(ValueError, match='the widths share running statistics'):
-    calibrate_statistics(shared, drawn(shared), [images])
+    calibrate(shared, drawn(shared), [images])
