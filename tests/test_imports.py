@@ -58,6 +58,7 @@ ORDER = (
   'configs',
   'data.fingerprint',
   'data.workers',
+  'data.order',
   'data.batches',
   'data.dataset',
   'data.prefetch',

@@ -5,6 +5,8 @@ the split, then another. Step `s` takes the s-th batch of that row, and process
 `p` of `n` the p-th of its n parts. So a batch is a function of (seed, step)
 alone: no example is lost or repeated within an epoch, the number of processes
 changes nothing, and the step is the only position that has to be saved.
+
+Groups of examples have a row each, see `slimjax.data.order`.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import functools
 from typing import Any
 from typing import Protocol
 import zlib
@@ -23,6 +24,7 @@ from absl import logging
 import numpy as np
 
 from slimjax.data import fingerprint
+from slimjax.data import order
 from slimjax.data.workers import read_batches
 
 Batch = dict[str, Any]  # examples are the first axis of each array
@@ -33,6 +35,10 @@ class Split(Protocol):
 
   A split may also have `fingerprint() -> str`, a hash of what its examples are:
   by it a run knows again what it was trained on (`slimjax.data.record`).
+
+  A split may also have `groups`, the group of each example, int [n] from 0 up.
+  A batch is of one group then: its arrays may have another shape than those of
+  other groups.
   """
 
   def __len__(self) -> int:
@@ -128,34 +134,34 @@ class TrainReader:
     return len(self.steps)
 
   def __getitem__(self, number: int) -> Batch:
-    start = self.steps[number] * self.batch_size
+    members = _members(self.split)
+    group, batch = order.group_of_step(
+      [len(found) for found in members], self.steps[number]
+    )
+    start = batch * self.batch_size
     row = np.arange(start, start + self.batch_size)[
       self.share.of(self.batch_size)
     ]
-    size = len(self.split)
-    epochs, places = np.divmod(row, size)
-    indices = np.concatenate(
-      [
-        epoch_order(self.seed, int(epoch), size)[places[epochs == epoch]]
-        for epoch in np.unique(epochs)
-      ]
-    )
+    indices, epochs = order.examples_of(self.seed, group, members[group], row)
     keys = np.stack([np.full_like(row, self.seed), epochs, indices], axis=-1)
     return self.split.read_train(indices, keys)
 
 
-@functools.lru_cache(maxsize=2)  # a batch may hold parts of two epochs
-def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-  """Returns a permutation of the examples: a function of (seed, epoch)."""
-  return np.random.default_rng((seed, epoch)).permutation(size)
+def _members(split: Split) -> list[np.ndarray]:
+  """Returns the examples of each group; all are one where there are none."""
+  groups = getattr(split, 'groups', None)
+  if groups is None:
+    return [np.arange(len(split))]
+  return [np.flatnonzero(groups == g) for g in range(int(np.max(groups)) + 1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalReader:
-  """Reads every example once, in order; the last batch is padded.
+  """Reads every example once, group by group, in order.
 
-  `mask` is False for padding. All processes have the same number of batches: a
-  process with fewer would leave the others waiting.
+  The last batch of a group is padded; `mask` is False for padding. All
+  processes have the same number of batches: a process with fewer would leave
+  the others waiting.
   """
 
   split: Split
@@ -163,16 +169,22 @@ class EvalReader:
   share: Share = ALONE
 
   def __len__(self) -> int:
-    return -(-len(self.split) // self.batch_size)
+    return sum(self._batches(members) for members in _members(self.split))
 
   def __getitem__(self, number: int) -> Batch:
+    for members in _members(self.split):
+      if number < self._batches(members):
+        break
+      number -= self._batches(members)
     start = number * self.batch_size
     row = np.arange(start, start + self.batch_size)[
       self.share.of(self.batch_size)
     ]
-    size = len(self.split)
-    batch = self.split.read_eval(np.minimum(row, size - 1))
-    return {**batch, 'mask': batch['mask'] & (row < size)}
+    batch = self.split.read_eval(members[np.minimum(row, len(members) - 1)])
+    return {**batch, 'mask': batch['mask'] & (row < len(members))}
+
+  def _batches(self, members: np.ndarray) -> int:
+    return -(-len(members) // self.batch_size)
 
 
 class Corrupt:
