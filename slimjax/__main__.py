@@ -12,6 +12,7 @@ from slimjax import naming
 PROGRAMS = (
   'train',
   'evaluate',
+  'calibrate',
   'predict',
   'export',
   'benchmark',

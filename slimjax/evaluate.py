@@ -1,15 +1,17 @@
 """Evaluates a run, or the authors' PyTorch checkpoint, at each width.
 
 python -m slimjax.evaluate --workdir=runs/digits [--widths=0.25,1.0]
-  [--data_dir=DIR]
+  [--calibrate] [--data_dir=DIR]
 python -m slimjax.evaluate --config=resnet50 --checkpoint=FILE.pt
 """
 
 from collections.abc import Sequence
 
+from absl import app
 from absl import flags
 
 from slimjax import cli
+from slimjax.analysis.any_width import calibrate_missing
 from slimjax.analysis.scoring import evaluate
 from slimjax.training import processes
 from slimjax.training.runs import load_published
@@ -20,6 +22,12 @@ __all__ = ['load_published', 'load_run']
 
 def main(argv: Sequence[str]) -> None:
   with processes.joined():
+    if _CALIBRATE.value:
+      if _WORKDIR.value is None:
+        raise app.UsageError('--calibrate is for a run; give --workdir')
+      calibrate_missing(
+        _WORKDIR.value, _WIDTHS.value, best=_CHECKPOINT.value == 'best'
+      )
     evaluate(
       workdir=_WORKDIR.value,
       config=_CONFIG.value,
@@ -38,6 +46,9 @@ if __name__ == '__main__':
   )
   _WIDTHS = flags.DEFINE_list(
     'widths', [], 'Widths to evaluate. Default: all of the run.'
+  )
+  _CALIBRATE = flags.DEFINE_bool(
+    'calibrate', False, 'Whether widths that are new to the run are calibrated.'
   )
   _BATCH_SIZE = flags.DEFINE_integer(
     'batch_size', None, "Images in a batch. Default: the run's."

@@ -1,7 +1,7 @@
 """Writes a run as a bundle: one folder that runs at any of its widths.
 
 python -m slimjax.export --workdir=runs/digits --out=bundles/digits
-  [--widths=0.25,1.0] [--default_width=0.5] [--batch=1]
+  [--widths=0.25,1.0] [--calibrate] [--default_width=0.5] [--batch=1]
   [--platforms=cpu,cuda,tpu] [--format=jax,onnx] [--onnx_input=uint8]
 """
 
@@ -11,6 +11,7 @@ from absl import flags
 
 from slimjax import cli
 from slimjax import units
+from slimjax.analysis.any_width import calibrate_missing
 from slimjax.runtime.exporting import export_run
 from slimjax.runtime.writer import FORMATS
 from slimjax.runtime.writer import ONNX_INPUTS
@@ -19,6 +20,9 @@ from slimjax.widths import label
 
 
 def main(argv: Sequence[str]) -> None:
+  if _CALIBRATE.value:
+    best = _CHECKPOINT.value == 'best'
+    calibrate_missing(_WORKDIR.value, _WIDTHS.value, best=best)
   manifest = export_run(
     _WORKDIR.value,
     _OUT.value,
@@ -55,6 +59,9 @@ if __name__ == '__main__':
     'out', None, 'Folder of the bundle; it must not exist yet.', required=True
   )
   _WIDTHS = flags.DEFINE_list('widths', [], 'Widths to write. Default: all.')
+  _CALIBRATE = flags.DEFINE_bool(
+    'calibrate', False, 'Whether widths that are new to the run are calibrated.'
+  )
   _DEFAULT_WIDTH = flags.DEFINE_string(
     'default_width', None, 'Width where none is given. Default: the widest.'
   )

@@ -71,12 +71,9 @@ def evaluate(
   chosen = model.find_widths(widths)
   say = print if processes.is_primary() else quiet
   with alive(say, lambda: 'reading the data'):
-    dataset = processes.together(lambda: _open_data(run, split, data_dir))
-    if workdir is not None:
-      moved = data_dir is not None
-      processes.together(
-        lambda: _compare_data(workdir, dataset, split, moved=moved, say=say)
-      )
+    dataset = processes.together(
+      lambda: open_data(run, split, workdir, data_dir, say)
+    )
   task, mesh = build_task(run), data_mesh()
   evaluator = Evaluator(
     model,
@@ -99,10 +96,27 @@ def evaluate(
   return results
 
 
-def _open_data(
-  run: configuration.Run, split: str, data_dir: epath.PathLike | None
+def open_data(
+  run: configuration.Run,
+  split: str,
+  workdir: epath.PathLike | None,
+  data_dir: epath.PathLike | None,
+  say: Callable[[str], None],
 ) -> Dataset:
-  """Returns the data set of a run, from another folder if one is given."""
+  """Returns the data set of a run, from another folder if one is given.
+
+  Args:
+    run: configuration of the run.
+    split: name of a split that it must have.
+    workdir: folder of the run, whose data they must be; None for a published
+      network.
+    data_dir: another folder of the data, which may have other examples of the
+      same classes; None for the run's own.
+    say: function that is told how the examples differ.
+
+  Raises:
+    ValueError: the data are not those of the run.
+  """
   if data_dir is not None:
     data = {**run.data, 'data_dir': os.fspath(data_dir)}
     run = dataclasses.replace(run, data=data)
@@ -111,22 +125,12 @@ def _open_data(
     raise app.UsageError(
       f'--split={split}: the run has {", ".join(dataset.splits)}'
     )
-  return dataset
-
-
-def _compare_data(
-  workdir: epath.PathLike,
-  dataset: Dataset,
-  split: str,
-  *,
-  moved: bool,
-  say: Callable[[str], None],
-) -> None:
-  """Refuses data that are not the run's; elsewhere the examples may differ."""
-  check_data(workdir, dataset, [] if moved else [split])
-  if moved:
+  if workdir is not None:
+    check_data(workdir, dataset, [split] if data_dir is None else [])
+  if workdir is not None and data_dir is not None:
     for line in data_differences(workdir, dataset, [split]):
       say(f'scored on other data than the run: {line}')
+  return dataset
 
 
 def check_choice(

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 import jax
 
+from slimjax import files
 from slimjax.configuration import Run
 from slimjax.data.record import DataRecord
 from slimjax.data.record import read_record
@@ -31,6 +32,8 @@ from slimjax.runtime.slices import describe_width
 from slimjax.runtime.slices import width_programs
 from slimjax.tasks import Task
 from slimjax.tasks.base import image_size
+from slimjax.tasks.base import Metric
+from slimjax.training.calibrated import read_calibrated
 from slimjax.training.log import read_metrics
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
@@ -93,21 +96,38 @@ def read_run(
   Raises:
     FileNotFoundError: there is no run, or it has no whole checkpoint yet.
   """
+  workdir = files.expand(workdir, 'workdir')
   run, model, variables, step = load_run(workdir, best=best)
   task = build_task(run)
-  headline = task.metrics[0]
   return ServedRun(
     model=model,
     variables=variables,
     task=task,
     data=_known_data(workdir, run, samples),
-    errors={
-      canonical(record['width']): headline.error(record[headline.name])
-      for record in read_metrics(epath.Path(workdir))
-      if (record['split'], record['step']) == ('validation', step)
-    },
+    errors=_errors(workdir, step, task.metrics[0]),
     source={'run': os.fspath(workdir), 'step': step},
   )
+
+
+def _errors(
+  workdir: epath.Path, step: int, headline: Metric
+) -> dict[Width, float]:
+  """Returns what each width minimises, as it was scored at a step."""
+  scored = [
+    *(
+      record
+      for record in read_metrics(workdir)
+      if (record['split'], record['step']) == ('validation', step)
+    ),
+    *(
+      {'width': about['width'], **about['scores']}
+      for about in read_calibrated(workdir, step).about.values()
+    ),
+  ]
+  return {
+    canonical(record['width']): headline.error(record[headline.name])
+    for record in scored
+  }
 
 
 def _known_data(workdir: epath.PathLike, run: Run, samples: bool) -> DataRecord:

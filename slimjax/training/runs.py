@@ -25,6 +25,8 @@ from slimjax.naming import resolve
 from slimjax.tasks import Task
 from slimjax.tasks import TASKS
 from slimjax.tasks.base import check_task
+from slimjax.training.calibrated import read_calibrated
+from slimjax.training.calibrated import with_calibrated
 from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.initial import create_init
 from slimjax.training.optim import create_schedule
@@ -175,6 +177,8 @@ def load_run(
 ) -> tuple[configuration.Run, SlimNet, Variables, int]:
   """Returns configuration, model, variables and step of a run's checkpoint.
 
+  Widths that were calibrated for it are among those of the model.
+
   Args:
     workdir: folder of the run.
     best: whether to take the checkpoint with the least validation error; by
@@ -197,7 +201,8 @@ def load_run(
     if step is None:
       raise FileNotFoundError(f'{workdir} has no whole checkpoint yet')
     variables = checkpoints.restore_variables(step)
-  return run, model, variables, step
+  found = read_calibrated(workdir, step)
+  return run, *with_calibrated(model, variables, found), step
 
 
 def load_published(

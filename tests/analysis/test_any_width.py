@@ -1,0 +1,97 @@
+"""A run that was trained at two widths answers at others, too."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_net
+
+import slimjax
+from slimjax.analysis.any_width import calibrate_missing
+from slimjax.analysis.any_width import calibrate_run
+from slimjax.analysis.scoring import evaluate
+from slimjax.runtime.exporting import export_run
+from slimjax.training.calibrated import FOLDER
+from slimjax.training.loop import train_and_evaluate
+from slimjax.training.runs import load_run
+
+WIDTHS = (0.2, 0.3125)
+LISTED = (24, 40, 56)
+
+
+def config():
+  return tiny_net.get_config(model__widths=(0.125, 0.5), epochs=1)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('any_width') / 'run'
+  train_and_evaluate(config(), workdir)
+  before = load_run(workdir)
+  results = calibrate_run(workdir, ['0.2', 0.3125, LISTED], batch_size=256)
+  return workdir, before, results
+
+
+def test_they_are_scored_and_the_run_knows_them(run):
+  workdir, (_, model, variables, _), results = run
+  assert {result.width for result in results} == {*WIDTHS, LISTED}
+  assert all(result.examples == 360 for result in results)
+  scored = evaluate(workdir=workdir, widths=['0.2', 0.3125])
+  assert [r.scores for r in scored] == [
+    r.scores for r in results if r.width in WIDTHS
+  ]
+  _, known, found, _ = load_run(workdir)
+  assert set(known.widths) == {*model.widths, *WIDTHS, LISTED}
+  # The checkpoint is as it was.
+  for name, tree in variables['batch_stats'].items():
+    jax.tree.map(
+      np.testing.assert_array_equal, tree, found['batch_stats'][name]
+    )
+
+
+def test_they_are_exported_and_predict(run, tmp_path):
+  workdir, _, results = run
+  manifest = export_run(
+    workdir, tmp_path / 'bundle', widths=['0.125', '0.2', LISTED]
+  )
+  assert [entry.width for entry in manifest.widths] == [0.125, 0.2, LISTED]
+  errors = {result.width: result.scores['top1_error'] for result in results}
+  assert manifest.entry(0.2).error == errors[0.2]
+  image = np.zeros((1, 32, 32, 3), np.uint8)
+  for source in (workdir, tmp_path / 'bundle'):
+    predictor = slimjax.load(source)
+    (guesses,) = predictor.predict(image, width=LISTED)
+    assert len(guesses) == 5
+
+
+def test_those_that_are_missing_are_calibrated_on_the_way(run, capsys):
+  workdir, _, _ = run
+  calibrate_missing(workdir, [0.125, 0.2, 0.45])
+  assert 'calibrating 1 widths' in capsys.readouterr().out
+  assert {0.2, 0.45} < set(load_run(workdir)[1].widths)
+  calibrate_missing(workdir, [0.45])
+  assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'widths, says',
+  [
+    ([], 'give some'),
+    ([0.125], 'the run was trained at 0.125'),
+    ([0.75], 'but the parameters have 32'),
+  ],
+)
+def test_what_does_not_fit_is_refused(run, widths, says):
+  with pytest.raises(ValueError, match=says):
+    calibrate_run(run[0], widths)
+
+
+def test_a_damaged_file_is_named(run):
+  workdir, _, _ = run
+  (path,) = (workdir / FOLDER).iterdir()
+  whole = path.read_bytes()
+  for damaged in (whole[:-9], whole[:-9] + b'\0' * 9, b'', b'{}' * 20):
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match='is damaged; delete it'):
+      load_run(workdir)
+  path.write_bytes(whole)
+  load_run(workdir)
