@@ -39,6 +39,8 @@ PUBLISHED = {
     (0.25, 0.5, 0.75, 1.0), 100, 256,
     {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001, 99: 0.0001},
   ),
+  'us_mobilenet_v1': ((0.25, 1.0), 250, 1024, {0: 0.5, 125: 0.25, 250: 0.0}),
+  'us_mobilenet_v2': ((0.35, 1.0), 250, 1024, {0: 0.5, 125: 0.25, 250: 0.0}),
   'resnet101': (
     (0.25, 0.5, 0.75, 1.0), 100, 256, {0: 0.1, 30: 0.01, 90: 0.0001},
   ),
@@ -50,7 +52,13 @@ def get(name: str):
 
 
 def test_every_published_row_has_a_configuration():
-  assert set(CONFIGS) == {*PUBLISHED, 'digits', 'few_digits', 'photos'}
+  assert set(CONFIGS) == {
+    *PUBLISHED,
+    'digits',
+    'us_digits',
+    'few_digits',
+    'photos',
+  }
 
 
 @pytest.mark.parametrize('name', CONFIGS)
