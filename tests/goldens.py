@@ -64,6 +64,12 @@ def training(model: str) -> dict[str, np.ndarray]:
     return dict(file)
 
 
+def detection(name: str) -> dict[str, np.ndarray]:
+  """Returns the arrays of a file of tests/golden/detection."""
+  with np.load(FOLDER / 'detection' / f'{name}.npz') as file:
+    return dict(file)
+
+
 def _keys(model: str) -> dict:
   return json.loads(
     (FOLDER / f'{MODELS.get(model, model)}.keys.json').read_text()
