@@ -81,10 +81,11 @@ def decode(
 def clip(boxes: jax.Array, hw: jax.Array) -> jax.Array:
   """Returns boxes cut to an image of `hw` rows and columns, [..., 4]."""
   h, w = hw[0], hw[1]
-  x1, y1, x2, y2 = _columns(boxes)
-  cut = (jnp.clip(x1, 0, w), jnp.clip(y1, 0, h))
-  cut += (jnp.clip(x2, 0, w), jnp.clip(y2, 0, h))
-  return jnp.stack(cut, axis=-1)
+  cut = (
+    jnp.clip(side, 0, most)
+    for side, most in zip(_columns(boxes), (w, h, w, h), strict=True)
+  )
+  return jnp.stack(tuple(cut), axis=-1)
 
 
 def level_of(
