@@ -56,6 +56,7 @@ def test_every_published_row_has_a_configuration():
     *PUBLISHED,
     'digits',
     'us_digits',
+    'fashion',
     'few_digits',
     'photos',
   }

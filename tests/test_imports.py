@@ -78,6 +78,8 @@ ORDER = (
   'data.sources',
   'data.folder_source',
   'data.holding_out',
+  'data.idx_files',
+  'data.idx',
   'data.images',
   'data.record',
   'data',

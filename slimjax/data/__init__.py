@@ -6,6 +6,7 @@ from typing import Any
 
 from slimjax import configuration
 from slimjax.data import digits
+from slimjax.data import idx
 from slimjax.data import images
 from slimjax.data.dataset import check_dataset
 from slimjax.data.dataset import Dataset
@@ -14,6 +15,7 @@ from slimjax.naming import resolve
 # Factories by name; the last serves all other names: a folder, a TFDS set.
 DATASETS: dict[str, Callable[..., Dataset]] = {
   'digits': digits.create,
+  'idx': idx.create,
   '': images.create,
 }
 
@@ -22,10 +24,10 @@ def create_dataset(section: Mapping[str, Any]) -> Dataset:
   """Returns the data set of a configuration's section `data`.
 
   Args:
-    section: `name` is digits (embedded), image_folder, a data set of TFDS, or
-      'package.module:function' of your own, which returns a
+    section: `name` is digits (embedded), idx, image_folder, a data set of TFDS,
+      or 'package.module:function' of your own, which returns a
       `slimjax.data.dataset.Dataset`; the other keys are the arguments of, for
-      example, `slimjax.data.digits.create` or `slimjax.data.images.create`.
+      example, `slimjax.data.idx.create` or `slimjax.data.images.create`.
 
   Raises:
     ValueError: the section is wrong, or the data cannot be read.

@@ -4,16 +4,14 @@
 to 32x32 RGB, by default 1,437 to train and 360 to test.
 """
 
-import jax
 import numpy as np
 
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
 from slimjax.data.jpeg import CentreCrop
+from slimjax.data.preprocess import affine_augment
 from slimjax.data.preprocess import AugmentImages
 from slimjax.data.preprocess import Normalise
-from slimjax.data.preprocess import normalise
-from slimjax.data.preprocess import random_affine
 
 IMAGE_SIZE = 32
 _IMAGES = 1797
@@ -36,7 +34,8 @@ def create(
   """Returns the digits as a data set.
 
   Args:
-    max_shift, max_degrees, max_zoom: see `augment`.
+    max_shift, max_degrees, max_zoom: see
+      `slimjax.data.preprocess.random_affine`.
     train_images: number of training images; default: 1,437. Fewer make a harder
       task. The other images are for testing.
     split_seed: seed that draws the training images; default: 0.
@@ -54,8 +53,10 @@ def create(
       for name in ('train', 'test')
     },
     augment=AugmentImages(
-      augment,
+      affine_augment,
       (
+        ('mean', _MEAN),
+        ('std', _STD),
         ('max_shift', max_shift),
         ('max_degrees', max_degrees),
         ('max_zoom', max_zoom),
@@ -102,31 +103,3 @@ def load(
     'image': np.repeat(images, 3, axis=-1),
     'label': digits.target[chosen].astype(np.int32),
   }
-
-
-def augment(
-  key: jax.Array,
-  images: jax.Array,
-  *,
-  max_shift: float,
-  max_degrees: float,
-  max_zoom: float,
-) -> jax.Array:
-  """Applies small random shifts, turns and zooms, then `preprocess`.
-
-  Args:
-    key: a key of `jax.random`.
-    images: uint8 [b, h, w, 3].
-    max_shift: largest shift in pixels.
-    max_degrees: largest rotation in degrees.
-    max_zoom: largest zoom; 0.1 is 10 % larger or smaller.
-  """
-  images = preprocess(images)
-  return random_affine(
-    key,
-    images,
-    max_shift=max_shift,
-    max_degrees=max_degrees,
-    max_zoom=max_zoom,
-    fill=normalise(0.0, mean=_MEAN, std=_STD),
-  )

@@ -150,6 +150,44 @@ def lighting_noise(
   return jnp.clip(image + jnp.broadcast_to(colour, image.shape), 0.0, 1.0)
 
 
+def affine_augment(
+  key: jax.Array,
+  images: jax.Array,
+  *,
+  mean: float,
+  std: float,
+  max_shift: float,
+  max_degrees: float,
+  max_zoom: float,
+  flip: bool = False,
+) -> jax.Array:
+  """Applies `normalise`, then random shifts, turns, zooms, perhaps flips.
+
+  What comes in from outside of an image is black.
+
+  Args:
+    key: a key of `jax.random`.
+    images: uint8 [b, h, w, 3].
+    mean, std: see `normalise`.
+    max_shift, max_degrees, max_zoom: see `random_affine`.
+    flip: whether half of the images are mirrored, left to right; default: no.
+  """
+  images = random_affine(
+    key,
+    normalise(images, mean=mean, std=std),
+    max_shift=max_shift,
+    max_degrees=max_degrees,
+    max_zoom=max_zoom,
+    fill=normalise(0.0, mean=mean, std=std),
+  )
+  if not flip:
+    return images
+  mirrored = jax.random.bernoulli(
+    jax.random.fold_in(key, 1), shape=images.shape[:1]
+  )
+  return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
 def random_affine(
   key: jax.Array,
   images: jax.Array,

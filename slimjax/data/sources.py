@@ -137,6 +137,7 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
   except tfds.core.DatasetNotFoundError as error:
     known = [
       'digits',
+      'idx',
       'image_folder',
       *tfds.list_builders(with_community_datasets=False),
     ]
@@ -145,8 +146,8 @@ def open_tfds(name: str, data_dir: str | None, test_split: str | None):
       f'config.data.name {name!r} is not a data set'
       + (f'; is it {" or ".join(near)}?' if near else '')
       + colon_hint(name)
-      + '. Names are digits, image_folder, and those of tensorflow-datasets:'
-      ' https://www.tensorflow.org/datasets/catalog'
+      + '. Names are digits, idx, image_folder, and those of'
+      ' tensorflow-datasets: https://www.tensorflow.org/datasets/catalog'
     ) from error
   except ModuleNotFoundError as error:
     raise ValueError(
