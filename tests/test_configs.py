@@ -58,6 +58,7 @@ def test_every_published_row_has_a_configuration():
     'us_digits',
     'fashion',
     'few_digits',
+    'few_fashion',
     'photos',
   }
 
