@@ -32,7 +32,8 @@ class Dataset:
     name: name of the data set in the configuration.
     num_classes: number of classes, above all labels; 0 if there are none.
     class_names: one name per class, or empty.
-    image_size: height and width in pixels, (height, width) if they differ.
+    image_size: height and width in pixels, (height, width) if they differ. Of
+      a split whose groups have several, that of the first.
     preprocessing: description of what `preprocess` does.
     splits: `train`, `test` and, if one was set aside, `held_out`.
     augment: (key, batch) -> batch for training: augments and preprocesses the
@@ -47,6 +48,10 @@ class Dataset:
     max_corrupt: number of images that may be unreadable, over all processes,
       see `slimjax.data.batches.read`; default: 0.
     notes: lines on what was found, such as what was left out; default: none.
+    category_ids: ids that the classes have in a COCO file; default: none.
+    keypoint_names: names of an object's keypoints; default: none.
+    skeleton: pairs of keypoints, from 0, that a drawing connects; default:
+      none.
   """
 
   name: str
@@ -61,6 +66,9 @@ class Dataset:
   workers: int = 0
   max_corrupt: int = 0
   notes: tuple[str, ...] = ()
+  category_ids: tuple[int, ...] = ()
+  keypoint_names: tuple[str, ...] = ()
+  skeleton: tuple[tuple[int, int], ...] = ()
 
   def describe(self) -> str:
     """Returns one line: name, classes, image size, examples of each split."""

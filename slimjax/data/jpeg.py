@@ -16,6 +16,7 @@ __all__ = [
   'DecodeError',
   'decode_centre_crop',
   'decode_random_crop',
+  'decode_whole',
   'random_crop',
 ]
 
@@ -153,7 +154,7 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
   """
   from PIL import Image
 
-  image = _decode_whole(encoded)
+  image = decode_whole(encoded)
   height, width, _ = image.shape
   if width <= height:
     new = (resize, int(resize * height / width))
@@ -177,8 +178,19 @@ def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:
   return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
-def _decode_whole(encoded: bytes) -> np.ndarray:
-  """Decodes a whole picture, upright; the same pixels with either decoder."""
+def decode_whole(encoded: bytes, *, upright: bool = True) -> np.ndarray:
+  """Decodes a whole picture; the same pixels with either decoder.
+
+  Args:
+    encoded: JPEG, or anything Pillow reads.
+    upright: whether it is turned as its EXIF orientation says; default: yes.
+
+  Returns:
+    uint8 [h, w, 3], RGB.
+
+  Raises:
+    DecodeError: it cannot be decoded.
+  """
   try:
     import simplejpeg  # the faster one; who only serves may be without it
 
@@ -188,5 +200,6 @@ def _decode_whole(encoded: bytes) -> np.ndarray:
   except DecodeError:
     raise
   except (ModuleNotFoundError, ValueError):
-    return pictures.decode(encoded)
-  return pictures.turn(image, pictures.orientation(encoded))
+    return pictures.decode(encoded, upright=upright)
+  turned = pictures.orientation(encoded) if upright else 1
+  return pictures.turn(image, turned)

@@ -31,7 +31,7 @@ class DecodeError(ValueError):
   """The picture cannot be decoded; the text is the reason."""
 
 
-def decode(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes, *, upright: bool = True) -> np.ndarray:
   """Decodes a picture with Pillow.
 
   It is turned as its EXIF orientation says; transparent parts are white; the
@@ -41,6 +41,7 @@ def decode(encoded: bytes) -> np.ndarray:
 
   Args:
     encoded: content of the file.
+    upright: whether it is turned; default: yes.
 
   Returns:
     uint8 [h, w, 3], RGB.
@@ -78,7 +79,7 @@ def decode(encoded: bytes) -> np.ndarray:
     MemoryError,
   ) as error:
     raise DecodeError(f'damaged: {error or type(error).__name__}') from error
-  return turn(pixels, turned)
+  return turn(pixels, turned) if upright else pixels
 
 
 def check_size(height: int, width: int) -> None:

@@ -49,6 +49,7 @@ class DataRecord:
     preprocess: likewise; None where it has no name to find it by.
     samples: a few images of the test split, uint8 [n, h, w, 3], as evaluations
       see them; default: None, none could be read.
+    category_ids, keypoint_names, skeleton: see `Dataset`; default: none.
   """
 
   name: str
@@ -61,6 +62,9 @@ class DataRecord:
   decode: Callable[[bytes], np.ndarray] | None = None
   preprocess: Callable[[jax.Array], jax.Array] | None = None
   samples: np.ndarray | None = None
+  category_ids: tuple[int, ...] = ()
+  keypoint_names: tuple[str, ...] = ()
+  skeleton: tuple[tuple[int, int], ...] = ()
 
 
 def record_of(dataset: Dataset) -> DataRecord:
@@ -76,6 +80,9 @@ def record_of(dataset: Dataset) -> DataRecord:
     decode=dataset.decode,
     preprocess=dataset.preprocess,
     samples=_read_samples(dataset.splits['test']),
+    category_ids=dataset.category_ids,
+    keypoint_names=dataset.keypoint_names,
+    skeleton=dataset.skeleton,
   )
 
 
@@ -114,10 +121,8 @@ def read_record(workdir: epath.PathLike) -> DataRecord | None:
   if not path.exists():
     return None
   try:
-    fields = json.loads(path.read_text())
-    fields['class_names'] = tuple(fields['class_names'])
-    if isinstance(fields['image_size'], list):
-      fields['image_size'] = tuple(fields['image_size'])
+    fields = dict(json.loads(path.read_text()))
+    fields = {name: _hashable(value) for name, value in fields.items()}
     samples = fields.pop('samples')
     decode, preprocess = fields.pop('decode'), fields.pop('preprocess')
     record = DataRecord(**fields)
@@ -156,7 +161,7 @@ def differences(
     lines.append(
       _change('number of classes', record.num_classes, dataset.num_classes)
     )
-  for what in ('image_size', 'preprocessing'):
+  for what in ('image_size', 'preprocessing', 'keypoint_names'):
     before, now = getattr(record, what), getattr(dataset, what)
     if before != now:
       lines.append(_change(what.replace('_', ' '), before, now))
@@ -222,9 +227,14 @@ def _fingerprints(dataset: Dataset, names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_samples(split: Split) -> np.ndarray | None:
-  """Returns images from all over a split: its first may be all of one class."""
-  places = np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)))
-  batch = split.read_eval(np.unique(places.astype(int)))
+  """Returns images from all over a split: its first may be all of one class.
+
+  They are of one group, so that they have one size.
+  """
+  groups = getattr(split, 'groups', np.zeros(len(split), int))
+  members = np.flatnonzero(groups == np.min(groups))
+  places = np.linspace(0, len(members) - 1, min(_SAMPLES, len(members)))
+  batch = split.read_eval(members[np.unique(places.astype(int))])
   images = np.asarray(batch['image'])[np.asarray(batch['mask'])]
   return images if len(images) else None
 

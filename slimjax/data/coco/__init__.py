@@ -1,0 +1,1 @@
+"""Data for detectors: pictures with boxes, masks and keypoints."""
