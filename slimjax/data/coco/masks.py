@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from slimjax.data.coco.ragged import Ragged
+from slimjax.data.coco.tools import decode
 from slimjax.data.coco.tools import mask_tools
 
 
@@ -85,13 +86,13 @@ class Masks:
     code = self.codes[index]
     if len(code):
       coded = {'size': [int(n) for n in size], 'counts': code.tobytes()}
-      return resample(tools.decode(coded), box, side)
+      return resample(decode(coded), box, side)
     corner, extent = box[:2], box[2:] - box[:2]
     polygons = [
       ((polygon - corner) * (side / extent)).ravel().tolist()
       for polygon in self.polygons(index)
     ]
-    return tools.decode(tools.merge(tools.frPyObjects(polygons, side, side)))
+    return decode(tools.merge(tools.frPyObjects(polygons, side, side)))
 
 
 def resample(mask: np.ndarray, box: np.ndarray, side: int) -> np.ndarray:

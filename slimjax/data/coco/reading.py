@@ -18,6 +18,7 @@ from slimjax.data.coco.annotations import Categories
 from slimjax.data.coco.checks import Problems
 from slimjax.data.coco.masks import Masks
 from slimjax.data.coco.ragged import Ragged
+from slimjax.data.coco.tools import decode
 from slimjax.data.coco.tools import mask_tools
 
 
@@ -185,7 +186,7 @@ def _compress(tools, given, height: int, width: int) -> tuple[bytes, str]:
       coded = tools.frPyObjects(given, height, width)
     else:
       coded = {'size': [height, width], 'counts': counts.encode()}
-    tools.decode(coded)
+    decode(coded)
   except (ValueError, TypeError, OverflowError) as error:
     return b'', f'its run-length code cannot be decoded: {error}'
   return coded['counts'], ''
