@@ -30,8 +30,8 @@ def create_dataset(section: Mapping[str, Any]) -> Dataset:
   """Returns the data set of a configuration's section `data`.
 
   Args:
-    section: `name` is digits or digit_scenes (embedded), idx, image_folder, coco
-      (a folder for detection), a data set of TFDS, or
+    section: `name` is digits or digit_scenes (embedded), idx, image_folder,
+      coco (a folder for detection), a data set of TFDS, or
       'package.module:function' of your own, which returns a
       `slimjax.data.dataset.Dataset`; the other keys are the arguments of, for
       example, `slimjax.data.idx.create`, `slimjax.data.images.create` or
