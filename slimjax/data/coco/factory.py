@@ -103,13 +103,14 @@ def create(
     raise ValueError(f'test_share must be between 0 and 1, got {test_share}')
   if data_dir is not None:
     data_dir = str(files.expand(data_dir, 'config.data.data_dir'))
-  open_ = functools.partial(
-    open_folder if name == FOLDER else open_prepared,
-    data_dir,
-    masks=masks,
-    keypoints=keypoints,
-  )
-  found = open_(train=train, test=test) if train or test else open_()
+  if name == FOLDER:
+    found = open_folder(
+      data_dir, train=train, test=test, masks=masks, keypoints=keypoints
+    )
+  elif train or test:
+    raise ValueError(f'train and test are files of {FOLDER}, not of {name}')
+  else:
+    found = open_prepared(data_dir, masks=masks, keypoints=keypoints)
   notes = []
   training, testing = found.train, found.test
   if testing is None:

@@ -1,0 +1,1 @@
+"""Detection: scores of boxes, masks and keypoints, and their drawing."""
