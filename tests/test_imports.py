@@ -151,6 +151,8 @@ ORDER = (
   'runtime.network',
   'runtime.loading',
   'runtime.controller',
+  'runtime.thresholds',
+  'runtime.cascade',
   'runtime.display',
   'runtime.decoding',
   'runtime.classes',
