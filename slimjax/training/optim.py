@@ -46,14 +46,25 @@ def cosine(peak_lr: float, *, total_steps: int) -> optax.Schedule:
   return optax.cosine_decay_schedule(peak_lr, total_steps)
 
 
-def with_warmup(schedule: optax.Schedule, warmup_steps: int) -> optax.Schedule:
-  """Scales `schedule` by (step + 1) / warmup_steps during the first steps."""
+def with_warmup(
+  schedule: optax.Schedule, warmup_steps: int, start: float = 0.0
+) -> optax.Schedule:
+  """Scales `schedule` linearly up to one during the first steps.
+
+  Args:
+    schedule: learning rate by step.
+    warmup_steps: number of these steps.
+    start: factor of the first step. Default: 0, which stands for (step + 1) /
+      warmup_steps: a rate of zero would waste it.
+  """
   if not warmup_steps:
     return schedule
+  first = 0.0 if start else 1.0
 
   def warmed(step):
-    scale = (jnp.asarray(step, jnp.float32) + 1.0) / warmup_steps
-    return schedule(step) * jnp.minimum(scale, 1.0)
+    passed = (jnp.asarray(step, jnp.float32) + first) / warmup_steps
+    scale = start + (1.0 - start) * jnp.minimum(passed, 1.0)
+    return schedule(step) * scale
 
   return warmed
 
@@ -69,6 +80,8 @@ def create_schedule(
   total_epochs: float,
   steps_per_epoch: int,
   warmup_epochs: float = 0.0,
+  warmup_steps: int = 0,
+  warmup_start: float = 0.0,
   factor: float | None = None,
   epochs: Sequence[int] | None = None,
 ) -> optax.Schedule:
@@ -81,6 +94,9 @@ def create_schedule(
     total_epochs: epochs after which linear and cosine reach zero.
     steps_per_epoch: optimiser steps in an epoch.
     warmup_epochs: epochs of linear warm-up; default: 0.
+    warmup_steps: the same in steps; default: 0.
+    warmup_start: factor of the rate that the warm-up begins with; default: 0,
+      see `with_warmup`.
     factor: factor of multi_step and exponential; default: none.
     epochs: epochs at which multi_step decays; default: none.
 
@@ -88,6 +104,13 @@ def create_schedule(
     ValueError: unknown name, or an argument is missing or not used.
   """
   total_steps = round(total_epochs * steps_per_epoch)
+  if warmup_epochs and warmup_steps:
+    raise ValueError(
+      f'warmup_epochs {warmup_epochs:g} and warmup_steps {warmup_steps} say the'
+      ' same; set one of them to 0'
+    )
+  if not 0.0 <= warmup_start <= 1.0:
+    raise ValueError(f'warmup_start must be from 0 to 1, got {warmup_start}')
   needs: dict[str, set[str]] = {
     'multi_step': {'factor', 'epochs'},
     'exponential': {'factor'},
@@ -121,7 +144,8 @@ def create_schedule(
     schedule = linear(peak_lr, total_steps=total_steps)
   else:
     schedule = cosine(peak_lr, total_steps=total_steps)
-  return with_warmup(schedule, round(warmup_epochs * steps_per_epoch))
+  warmup_steps = warmup_steps or round(warmup_epochs * steps_per_epoch)
+  return with_warmup(schedule, warmup_steps, warmup_start)
 
 
 def decay_mask(trainable: Any) -> Any:
@@ -146,6 +170,7 @@ def sgd(
   nesterov: bool = True,
   weight_decay: float = 1e-4,
   clip_norm: float | None = None,
+  decay_all: bool = False,
 ) -> optax.GradientTransformation:
   """Returns SGD as in PyTorch: decay enters the gradient, then momentum.
 
@@ -156,9 +181,11 @@ def sgd(
     weight_decay: factor of the kernels that `decay_mask` names; default: 1e-4.
     clip_norm: largest global norm of the gradient summed over the widths, once
       per step, before decay; default: None, which does not clip.
+    decay_all: whether everything that is trained decays, biases and norms too;
+      default: no.
   """
   optimizer = optax.chain(
-    optax.add_decayed_weights(weight_decay, decay_mask),
+    optax.add_decayed_weights(weight_decay, None if decay_all else decay_mask),
     optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
   )
   if clip_norm is None:

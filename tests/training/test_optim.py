@@ -67,6 +67,21 @@ def test_warmup_rises_to_the_schedule_and_leaves_it_alone():
   np.testing.assert_allclose(found, np.multiply(warm, plain), rtol=1e-6)
 
 
+def test_warmup_may_begin_at_a_part_of_the_rate():
+  """As of the published detectors: 500 steps from a third."""
+  arguments = {'total_epochs': 200, 'epochs': (60,), 'factor': 0.1}
+  found = _rates(
+    'multi_step',
+    [0, 250, 499, 500, 599, 600],
+    warmup_steps=500,
+    warmup_start=1 / 3,
+    **arguments,
+  )
+  last = 1 - (1 - 499 / 500) * (1 - 1 / 3)
+  rates = [0.5 / 3, 0.5 * 2 / 3, 0.5 * last, 0.5, 0.5, 0.05]
+  np.testing.assert_allclose(found, rates, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   'name, arguments, says',
   [
@@ -77,6 +92,8 @@ def test_warmup_rises_to_the_schedule_and_leaves_it_alone():
     ('exponential', {'factor': 0.1, 'epochs': (1,)}, 'epochs'),
     ('cosine', {'factor': 0.1}, 'factor'),
     ('linear', {'epochs': (3,)}, 'epochs'),
+    ('linear', {'warmup_steps': 9, 'warmup_epochs': 1.0}, 'say the same'),
+    ('linear', {'warmup_start': 2.0}, 'from 0 to 1'),
   ],
 )
 def test_schedules_refuse_missing_and_unused_arguments(name, arguments, says):
@@ -121,10 +138,16 @@ def test_dense_kernels_and_the_classifier_decay_and_nothing_else():
 
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize(
-  'nesterov, clip_norm',
-  [(True, None), (False, None), (True, 3.0), (True, 1e6)],
+  'nesterov, clip_norm, decay_all',
+  [
+    (True, None, False),
+    (False, None, False),
+    (True, 3.0, False),
+    (True, 1e6, False),
+    (False, 3.0, True),
+  ],
 )
-def test_sgd_is_that_of_pytorch(nesterov, clip_norm):
+def test_sgd_is_that_of_pytorch(nesterov, clip_norm, decay_all):
   rates, momentum, decay = [0.3, 0.2, 0.1], 0.9, 1e-2
   schedule = lambda step: jnp.asarray(rates)[step]
   optimizer = optim.sgd(
@@ -133,6 +156,7 @@ def test_sgd_is_that_of_pytorch(nesterov, clip_norm):
     nesterov=nesterov,
     weight_decay=decay,
     clip_norm=clip_norm,
+    decay_all=decay_all,
   )
   trainable = jax.tree.map(jnp.asarray, _trainable())
   opt_state = optimizer.init(trainable)
@@ -152,7 +176,7 @@ def test_sgd_is_that_of_pytorch(nesterov, clip_norm):
     scale = 1.0 if clip_norm is None else min(1.0, clip_norm / norm)
     for name, gradient in named.items():
       g = gradient * scale
-      if name in DECAYED:
+      if decay_all or name in DECAYED:
         g = g + decay * expected[name]
       buffer = momentum * buffers[name] + g if name in buffers else g
       buffers[name] = buffer
