@@ -88,6 +88,12 @@ def clip(boxes: jax.Array, hw: jax.Array) -> jax.Array:
   return jnp.stack(tuple(cut), axis=-1)
 
 
+def large_enough(boxes: jax.Array, side: float) -> jax.Array:
+  """Returns which boxes have sides of at least `side`, [..., 4] -> [...]."""
+  x1, y1, x2, y2 = _columns(boxes)
+  return (x2 - x1 >= side) & (y2 - y1 >= side)
+
+
 def level_of(
   boxes: jax.Array, canonical_scale: float = 224, levels: Sequence[int] = (2, 5)
 ) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from slimjax.detection.boxes import iou
+from slimjax.detection.ranking import best
 
 
 def match(
@@ -50,33 +51,33 @@ def match(
   unmatched = jnp.zeros(n, jnp.int32)
 
   def pass_one(g, carry):
-    best, matched, forced, owner = carry
+    highest, matched, forced, owner = carry
     # One set of values serves the maximum and the comparison with it: computed
     # twice, they could round differently and lose a tie.
     overlap = jax.lax.optimization_barrier(iou(boxes, gt[g][None])[:, 0])
     overlap = jnp.where(gt_valid[g], overlap, -1)
     if usable is not None:
       overlap = jnp.where(usable, overlap, -1)
-    better = overlap > best
-    best = jnp.where(better, overlap, best)
+    better = overlap > highest
+    highest = jnp.where(better, overlap, highest)
     matched = jnp.where(better, g, matched)
     if low_quality is not None:
       most = overlap.max()
       ties = (overlap == most) & (most > 0) & (most >= low_quality)
       forced |= ties
       owner = jnp.where(ties, g, owner)
-    return best, matched, forced, owner
+    return highest, matched, forced, owner
 
   ends = jnp.arange(1, len(gt) + 1, dtype=jnp.int32)
   count = jnp.max(jnp.where(gt_valid, ends, 0), initial=0)
-  best, matched, forced, owner = jax.lax.fori_loop(
+  highest, matched, forced, owner = jax.lax.fori_loop(
     jnp.int32(0),
     count,
     pass_one,
     (none, unmatched, jnp.zeros(n, bool), unmatched),
   )
-  positive = (best >= high) | forced
-  label = jnp.where(positive, 1, jnp.where(best < low, 0, -1))
+  positive = (highest >= high) | forced
+  label = jnp.where(positive, 1, jnp.where(highest < low, 0, -1))
   if usable is not None:
     label = jnp.where(usable, label, -1)
   if reassign:
@@ -99,24 +100,13 @@ def sample(
     n: how many to take; it may exceed N.
     fraction: largest part of `n` that is positive.
   """
-  positives = _first(priority, label == 1, int(n * fraction))
-  negatives = _first(priority, label == 0, n)
-  taken = jnp.minimum(jnp.sum(label == 1), len(positives))
-  available = taken + jnp.sum(label == 0)
-  slot = jnp.arange(n)
-  positive, valid = slot < taken, slot < available
+  places = int(n * fraction)
+  positives, some = best(priority, label == 1, places)
+  negatives, available = best(priority, label == 0, n)
+  taken = jnp.sum(some, dtype=jnp.int32)
+  slot = jnp.arange(n, dtype=jnp.int32)
+  positive = slot < taken
   # Negatives follow the positives taken, not the places for positives.
-  place = jnp.where(positive, slot, slot - taken + len(positives))
-  both = jnp.concatenate((positives, negatives))
-  index = both[jnp.minimum(place, len(both) - 1)]
-  return jnp.where(valid, index, 0), positive, valid
-
-
-def _first(priority: jax.Array, mask: jax.Array, n: int) -> jax.Array:
-  """Returns the indices of the `n` masked ones of highest priority, or of all.
-
-  Others follow when fewer are masked.
-  """
-  ranked = jnp.where(mask, priority, -jnp.inf)
-  _, index = jax.lax.top_k(ranked, min(n, len(priority)))
-  return index
+  place = jnp.where(positive, slot, places + slot - taken)
+  index = jnp.concatenate((positives, negatives))[place]
+  return index, positive, jnp.concatenate((some, available))[place]

@@ -1,0 +1,90 @@
+"""Greedy non-maximum suppression, in tiles."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from slimjax.detection.boxes import iou
+
+
+def nms(
+  boxes: jax.Array,
+  valid: jax.Array,
+  threshold: float,
+  limit: int,
+  *,
+  groups: jax.Array | None = None,
+  tile: int = 256,
+) -> jax.Array:
+  """Returns which boxes greedy suppression keeps, bool [N].
+
+  A box is kept unless a kept one before it overlaps it by more than
+  `threshold`; an IoU of exactly that stays. Nothing after a box matters to it,
+  so of a list that was cut at some score the result is the exact beginning.
+
+  The boxes pass in tiles. Kept boxes of earlier tiles suppress those of a tile
+  one pair of tiles at a time; inside the tile, suppression is repeated until
+  nothing changes. That takes as many rounds as the longest chain of boxes that
+  overlap in turn, at most `tile`, so the worst case is bounded, and memory is
+  that of one pair. Tiles past the `limit` or the last valid box cost nothing.
+
+  Args:
+    boxes: by falling score, [N, 4].
+    valid: which of them are not padding, bool [N]; the others are not kept and
+      suppress nothing.
+    threshold: largest IoU of two boxes that both stay.
+    limit: how many to keep; all after are dropped.
+    groups: classes or levels, int [N]; only boxes of the same one suppress each
+      other (default: all are of one).
+    tile: boxes of a tile (default: 256).
+  """
+  n = len(boxes)
+  tile = min(tile, max(n, 1))
+  tiles = -(-n // tile)
+  rows = lambda array: jnp.pad(
+    array, ((0, tiles * tile - n),) + ((0, 0),) * (array.ndim - 1)
+  ).reshape(tiles, tile, *array.shape[1:])
+  boxes, valid = rows(jnp.asarray(boxes, jnp.float32)), rows(valid)
+  groups = None if groups is None else rows(groups)
+
+  def overlapping(i, j):
+    """Returns which boxes of tile i would suppress which of tile j, [t, t]."""
+    found = iou(boxes[i], boxes[j]) > threshold
+    if groups is not None:
+      found &= groups[i][:, None] == groups[j][None]
+    return found
+
+  def suppressed(found, kept):
+    """Returns which columns overlap a kept row, [t]."""
+    return jnp.any(found & kept[:, None], axis=0)
+
+  def one_tile(state):
+    i, count, keep = state
+    candidates = lax.fori_loop(
+      0,
+      i,
+      lambda j, left: left & ~suppressed(overlapping(j, i), keep[j]),
+      valid[i],
+    )
+    earlier = jnp.tri(tile, k=-1, dtype=bool).T
+    inside = overlapping(i, i) & earlier
+    # After round k the first k boxes are right: those before them were.
+    kept, _ = lax.while_loop(
+      lambda pair: jnp.any(pair[0] != pair[1]),
+      lambda pair: (candidates & ~suppressed(inside, pair[0]), pair[0]),
+      (candidates & ~suppressed(inside, candidates), candidates),
+    )
+    kept &= count + jnp.cumsum(kept, dtype=jnp.int32) <= limit
+    count += jnp.sum(kept, dtype=jnp.int32)
+    return i + 1, count, keep.at[i].set(kept)
+
+  used = jnp.any(valid, axis=1)
+  last = jnp.max(
+    jnp.where(used, jnp.arange(1, tiles + 1, dtype=jnp.int32), 0), initial=0
+  )
+  _, _, keep = lax.while_loop(
+    lambda state: (state[0] < last) & (state[1] < limit),
+    one_tile,
+    (jnp.int32(0), jnp.int32(0), jnp.zeros_like(valid)),
+  )
+  return keep.reshape(-1)[:n]
