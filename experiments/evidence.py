@@ -1,13 +1,14 @@
 """Runs what the experiments on the paper's claims share.
 
-The task is configs/few_digits.py. A run is one training, of one seed, in a
-folder of its own under --workdir; the seed also draws which digits train. A run
-that is finished is not repeated, one that was stopped resumes, and experiments
-share runs: give them the same --workdir.
+The task is configs/few_digits.py, or another that the experiment names. A run
+is one training, of one seed, in a folder of its own under --workdir; the seed
+also draws which images train. A run that is finished is not repeated, one that
+was stopped resumes, and experiments share runs: give them the same --workdir.
 
 Differences are paired by seed. Their p-values are those of a two-sided paired
 t-test, of each width alone and of the mean over the widths: nothing is
-corrected for testing several.
+corrected for testing several. Of a single seed there is neither a spread nor a
+p-value, and the tables say so.
 """
 
 import argparse
@@ -53,7 +54,11 @@ class Experiment:
     out: folder of result.json and the pictures.
     seeds: number of runs of everything.
     config: file of the configuration that the runs vary.
-    data_dir: folder of ImageNet; None leaves it to the configuration.
+    own: file of the configuration that the folder's result is of.
+    data_dir: folder of the data; None leaves it to the configuration.
+    networks: names of the networks that are compared with ones alone; empty
+      leaves them to the experiment.
+    alone_widths: widths that are also trained alone; empty: all.
     quick: whether networks are tiny, only to see that everything works.
     used: folders of the runs so far.
   """
@@ -63,17 +68,27 @@ class Experiment:
   out: pathlib.Path
   seeds: int
   config: pathlib.Path
+  own: pathlib.Path
   data_dir: str | None
+  networks: tuple[str, ...]
+  alone_widths: tuple[float, ...]
   quick: bool
   used: set[pathlib.Path] = dataclasses.field(default_factory=set)
 
   @classmethod
-  def parse(cls, script: str, arguments: list[str] | None) -> 'Experiment':
+  def parse(
+    cls,
+    script: str,
+    arguments: list[str] | None,
+    own: pathlib.Path = FEW_DIGITS,
+  ) -> 'Experiment':
     """Reads a script's arguments.
 
     Args:
       script: the script's `__file__`.
       arguments: arguments of the script; None takes those of sys.argv.
+      own: file of the configuration that the experiment is about; default:
+        configs/few_digits.py.
     """
     folder = pathlib.Path(script).resolve().parent
     parser = argparse.ArgumentParser(
@@ -83,26 +98,39 @@ class Experiment:
     add('--workdir', type=pathlib.Path, help='folder of the runs')
     add('--out', type=pathlib.Path, help='folder of result.json and pictures')
     add('--seeds', type=int, help='number of runs of everything; default: 5')
-    add('--config', type=pathlib.Path, default=FEW_DIGITS)
-    add('--data_dir', help='folder of ImageNet, for a published configuration')
+    add('--config', type=pathlib.Path, default=own)
+    add('--data_dir', help='folder of the data, if the configuration has none')
+    add('--networks', default='', help='networks to compare, with commas')
+    add('--alone', default='', help='widths trained alone too; default: all')
     add('--quick', action='store_true', help='tiny, only to see that it works')
     given = parser.parse_args(arguments)
-    if given.seeds is not None and given.seeds < 2:
-      parser.error('--seeds must be at least 2: the spread is part of a result')
+    if given.seeds is not None and given.seeds < 1:
+      parser.error('--seeds must be at least 1')
+    # Runs of one configuration are shared, those of two are not.
+    task = '' if own == FEW_DIGITS else f'_{own.stem}'
     workdir = given.workdir or pathlib.Path('runs') / (
-      'evidence_quick' if given.quick else 'evidence'
+      f'evidence{task}_quick' if given.quick else f'evidence{task}'
     )
     # A quick result, or one of another configuration, is not the folder's.
     config = given.config.resolve()
-    own = not given.quick and config == FEW_DIGITS
-    out = given.out or (folder if own else workdir / folder.name)
-    seeds = given.seeds or (2 if given.quick else 5)
-    return cls(folder, workdir, out, seeds, config, given.data_dir, given.quick)
+    keeps = not given.quick and config == own
+    return cls(
+      folder=folder,
+      workdir=workdir,
+      out=given.out or (folder if keeps else workdir / folder.name),
+      seeds=given.seeds or (2 if given.quick else 5),
+      config=config,
+      own=own,
+      data_dir=given.data_dir,
+      networks=tuple(filter(None, given.networks.split(','))),
+      alone_widths=tuple(map(float, filter(None, given.alone.split(',')))),
+      quick=given.quick,
+    )
 
   @property
   def published(self) -> bool:
-    """Returns whether the configuration is a published one, no few digits."""
-    return self.config != FEW_DIGITS
+    """Returns whether the configuration is not the experiment's own."""
+    return self.config != self.own
 
   def get(self, seed: int, **model: Any) -> Any:
     """Returns the configuration of a seed, with options of the model."""
@@ -119,6 +147,8 @@ class Experiment:
       config.epochs = 1
       config.eval_every_epochs = 1
       config.log_every_steps = 1
+      if config.data.name == 'idx':  # any set of files will do
+        config.data.update(train_images=None, held_out=16)
     return config
 
   def train(self, name: str, config: Any, **hooks: Any) -> pathlib.Path:
@@ -187,6 +217,8 @@ class Experiment:
   def models(self) -> list[str]:
     """Returns the names of the models that are compared with ones alone."""
     name = self.get(0).model.name
+    if self.networks:
+      return list(self.networks)
     return [name] if self.published or self.quick else [name, 'resnet14']
 
   def both(self, name: str, *, factor: float = 1.0) -> tuple[Errors, Errors]:
@@ -204,7 +236,7 @@ class Experiment:
     prefix = _prefix(name, factor)
     individual = self.individual(
       prefix,
-      self.get(0).model.widths,
+      self.alone_widths or self.get(0).model.widths,
       lambda seed, width: scaled(self.alone(seed, width, name=name)),
     )
     slimmable = self.errors(
@@ -240,8 +272,8 @@ class Experiment:
       {'errors': errors, f'{second} - {first}': compare(before, after)}
     )
 
-  def write(self, result: Mapping[str, Any]) -> None:
-    """Writes OUT/result.json, with the commits and machine of the runs."""
+  def write(self, result: Mapping[str, Any], name: str = 'result.json') -> None:
+    """Writes a file of OUT, with the commits and machine of the runs."""
     commits = {(path / 'commit.txt').read_text() for path in self.used}
     record = {
       'commits': sorted(commits),
@@ -251,7 +283,7 @@ class Experiment:
       **result,
     }
     self.out.mkdir(parents=True, exist_ok=True)
-    files.write_json(self.out / 'result.json', record, indent=1)
+    files.write_json(self.out / name, record, indent=1)
 
 
 def _prefix(name: str, factor: float) -> str:
@@ -274,13 +306,23 @@ def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:
   return found
 
 
-def compare(before: Errors, after: Errors) -> dict[str, dict[str, float]]:
-  """Returns what `after` changes, at each common width and in their mean."""
+def compare(before: Errors, after: Errors) -> dict[str, dict[str, Any]]:
+  """Returns what `after` changes, at each common width and in their mean.
+
+  Of a single seed the standard error and the p-value are None.
+  """
   before, after = _with_mean(before, after), _with_mean(after, before)
-  compared = {}
+  compared: dict[str, dict[str, Any]] = {}
   for width in before:
     pairs = zip(before[width], after[width], strict=True)
     differences = [b - a for a, b in pairs]
+    if len(differences) < 2:
+      compared[width] = {
+        'difference': differences[0],
+        'standard_error': None,
+        'p': None,
+      }
+      continue
     deviation = statistics.stdev(differences)
     compared[width] = {
       'difference': statistics.mean(differences),
@@ -310,11 +352,13 @@ def table(first: str, before: Errors, second: str, after: Errors) -> str:
     '|---|---|---|---|---|',
   ]
   for width, row in compared.items():
-    p = '< 0.001' if row['p'] < 0.001 else f'{row["p"]:.3f}'
+    change, p = f'{row["difference"]:+.2f}', 'one seed'
+    if row['p'] is not None:
+      change += f' ± {row["standard_error"]:.2f}'
+      p = '< 0.001' if row['p'] < 0.001 else f'{row["p"]:.3f}'
     lines.append(
       f'| {width} | {_spread(before[width])} | {_spread(after[width])}'
-      f' | {row["difference"]:+.2f} ± {row["standard_error"]:.2f}'
-      f' | {p} |'
+      f' | {change} | {p} |'
     )
   return '\n'.join(lines)
 
@@ -331,7 +375,7 @@ def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
     axes.errorbar(
       x,
       [statistics.mean(e) for e in errors.values()],
-      [statistics.stdev(e) for e in errors.values()],
+      [_deviation(e) for e in errors.values()],
       marker='o',
       linestyle='none',
       capsize=3,
@@ -373,8 +417,13 @@ def plot_curves(
   _save(figure, path)
 
 
+def _deviation(errors: list[float]) -> float:
+  return statistics.stdev(errors) if len(errors) > 1 else 0.0
+
+
 def _spread(errors: list[float]) -> str:
-  return f'{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}'
+  text = f'{statistics.mean(errors):.2f}'
+  return text + (f' ± {_deviation(errors):.2f}' if len(errors) > 1 else '')
 
 
 def _figure(title):

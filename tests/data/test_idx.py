@@ -1,8 +1,13 @@
 """IDX files: read exactly, or refused with the reason; and what they become."""
 
 import gzip
-import struct
 
+from idx_sets import arrays
+from idx_sets import idx
+from idx_sets import SIZE
+from idx_sets import TEST
+from idx_sets import TRAIN
+from idx_sets import write_set
 import jax
 import numpy as np
 from photos import encoded
@@ -18,35 +23,10 @@ from slimjax.data.record import read_record
 from slimjax.data.record import record_of
 from slimjax.data.record import write_record
 
-TRAIN, TEST, CLASSES = 60, 12, 3
-SIZE = 8
-
-
-def idx(array):
-  """Returns what an IDX file of unsigned bytes holds."""
-  head = struct.pack(f'>BBBB{array.ndim}I', 0, 0, 8, array.ndim, *array.shape)
-  return head + array.astype(np.uint8).tobytes()
-
-
-def arrays(size=(SIZE, SIZE)):
-  """Returns images and labels of both splits; the classes are not as large."""
-  random = np.random.default_rng(0)
-  labels = np.repeat(np.arange(CLASSES), (30, 20, 10))
-  return {
-    'train-images-idx3': random.integers(0, 256, (TRAIN, *size)),
-    'train-labels-idx1': random.permutation(labels),
-    't10k-images-idx3': random.integers(0, 256, (TEST, *size)),
-    't10k-labels-idx1': np.arange(TEST) % CLASSES,
-  }
-
 
 @pytest.fixture
 def folder(tmp_path):
-  folder = tmp_path / 'set'
-  folder.mkdir()
-  for name, array in arrays().items():
-    (folder / f'{name}-ubyte.gz').write_bytes(gzip.compress(idx(array), 1))
-  return folder
+  return write_set(tmp_path / 'set')
 
 
 def open_idx(folder, **options):

@@ -6,6 +6,7 @@ import statistics
 import sys
 import zlib
 
+from idx_sets import write_set
 import jax
 import numpy as np
 from places import ROOT
@@ -28,6 +29,7 @@ IMAGINED = (
   'private_tail',
   'inplace_distillation',
   'learning_rate',
+  'fashion',
 )
 WIDTHS = ('0.0625', '0.125')
 
@@ -45,8 +47,19 @@ evidence = load('evidence', FOLDER / 'evidence.py')
 
 def run(name, workdir):
   script = load(f'evidence_{name}', FOLDER / name / 'measure.py')
-  script.main(['--quick', f'--workdir={workdir}'])
+  options = []
+  if name == 'fashion':  # it shares no runs with the digits
+    workdir = workdir / 'photographs'
+    workdir.mkdir()
+    options = [f'--data_dir={photographs(workdir)}']
+  script.main(['--quick', f'--workdir={workdir}', *options])
   return json.loads((workdir / name / 'result.json').read_text())
+
+
+def photographs(workdir):
+  """Returns a folder with a small set of IDX files."""
+  folder = workdir / 'idx'
+  return folder if folder.exists() else write_set(folder, copies=5)
 
 
 def imagine(config, workdir, **hooks):
@@ -92,7 +105,7 @@ def quick_to_compile(monkeypatch):
 
 def assert_result(result, name, workdir, said):
   errors = result['errors']
-  if name in ('slimmable_vs_individual', 'learning_rate'):
+  if name in ('slimmable_vs_individual', 'learning_rate', 'fashion'):
     errors = errors[NAME]
   assert len(errors) >= 2
   # One of a hundred digits' seeds in each; a width that is grown is not thin.
@@ -126,7 +139,42 @@ def test_a_script_tells_what_its_runs_gave(name, imagined, capsys, monkeypatch):
   """Without training: that its configurations can be built is seen."""
   monkeypatch.setattr(evidence, 'train_and_evaluate', imagine)
   result = run(name, imagined)
+  if name == 'fashion':
+    imagined = imagined / 'photographs'
   assert_result(result, name, imagined, capsys.readouterr().out)
+
+
+def test_rates_are_compared_on_held_out_images(tmp_path, capsys, monkeypatch):
+  tested = []
+
+  def imagine_held_out(config, workdir, **hooks):
+    tested.append(config.data.test_split)
+    return imagine(config, workdir, **hooks)
+
+  monkeypatch.setattr(evidence, 'train_and_evaluate', imagine_held_out)
+  monkeypatch.syspath_prepend(FOLDER / 'fashion')
+  script = load('evidence_rates', FOLDER / 'fashion' / 'rates.py')
+  folder = photographs(tmp_path)
+  # The test images are not read.
+  (folder / 't10k-images-idx3-ubyte.gz').unlink()
+  script.main(
+    ['--quick', '--seeds=1', f'--workdir={tmp_path}', f'--data_dir={folder}']
+  )
+  assert set(tested) == {'held_out'}
+  result = json.loads((tmp_path / 'fashion' / 'rates.json').read_text())
+  assert {(r['widths'], r['rate']) for r in result['held_out']} == {
+    (count, rate) for count in (1, 2) for rate in (0.025, 0.05)
+  }
+  assert f'| {NAME} | 1 | 0.025 |' in capsys.readouterr().out
+
+
+def test_of_one_seed_no_spread_is_said():
+  before, after = {'0.25': [10.0], '1.0': [5.0]}, {'0.25': [9.0], '1.0': [5.5]}
+  compared = evidence.compare(before, after)
+  expected = {'difference': -1.0, 'standard_error': None, 'p': None}
+  assert compared['0.25'] == expected
+  said = evidence.table('a', before, 'b', after)
+  assert '| 0.25 | 10.00 | 9.00 | -1.00 | one seed |' in said
 
 
 def test_widening_leaves_the_thin_network_as_it_was(workdir):
