@@ -36,6 +36,8 @@ ORDER = (
   'detection.proposals',
   'detection.detecting',
   'detection.roi_align',
+  'detection.targets',
+  'detection.pasting',
   'detection.recipe',
   'detection.sampling',
   'detection.losses',
