@@ -2,12 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import importlib.util
 import itertools
 
 from bundles import close
 from bundles import export_digits
 from bundles import images_of
 import numpy as np
+from places import ROOT
 import pytest
 
 from slimjax import runtime
@@ -283,3 +285,25 @@ def test_a_controller_says_how_wide_a_cascade_may_go():
     runtime.cascade_rows(thresholds, [row(0.25, 1.0), row(0.5, 2.0)])
   with pytest.raises(ValueError, match='nothing was predicted'):
     runtime.cascade_rows(Thresholds((0.25,), ()), [row(0.25, 1.0)])
+
+
+def test_the_experiment_draws_its_curve(net, tmp_path, capsys):
+  path = ROOT / 'experiments' / 'cascade' / 'measure.py'
+  spec = importlib.util.spec_from_file_location('cascade_measure', path)
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  images = images_of(12)
+  # A network that knows the answers of its own widest.
+  labels = np.asarray(net(images, width=WIDTHS[1])).argmax(-1)
+  split = {'image': images, 'label': labels}
+  result = script.study(net, split, split, batch_size=1, timed=2, rounds=3)
+  rows = result['policies']
+  assert rows['width 0.25']['test'] == 100
+  assert rows['width 0.25']['of_widest'] == 1
+  assert rows['widest - 0.0, margin']['test'] == 100
+  for row in rows.values():
+    assert row['test'] == pytest.approx(row.get('held_out', row['test']))
+  script.print_table(result)
+  assert '| width 0.25 |  | 100.00 % | 1.00 |' in capsys.readouterr().out
+  script.plot(result, tmp_path / 'curve.png')
+  assert (tmp_path / 'curve.png').stat().st_size > 1000
