@@ -12,7 +12,7 @@ from slimjax.data.batches import ArraySplit
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
 from slimjax.data.holding_out import stratified
-from slimjax.data.jpeg import CentreCrop
+from slimjax.data.jpeg import GreyCrop
 from slimjax.data.preprocess import affine_augment
 from slimjax.data.preprocess import AugmentImages
 from slimjax.data.preprocess import Normalise
@@ -55,25 +55,6 @@ class Fit:
       image = image.resize((width, height), Image.Resampling.BILINEAR)
       resized[place] = np.asarray(image)
     return resized
-
-
-@dataclasses.dataclass(frozen=True)
-class FramedCrop:
-  """Decodes a picture as images of a square set with a black frame are seen.
-
-  Attributes:
-    size: height and width of the images of the set, pixels.
-    image_size: height and width with the frame, pixels.
-  """
-
-  size: int
-  image_size: int
-
-  def __call__(self, encoded: bytes) -> np.ndarray:
-    crop = CentreCrop(self.size, self.size)(encoded)
-    before = (self.image_size - self.size) // 2
-    after = self.image_size - self.size - before
-    return np.pad(crop, [(before, after), (before, after), (0, 0)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,10 +255,8 @@ def _moments(images: np.ndarray) -> tuple[float, float]:
 
 def _decode(
   size: tuple[int, int], seen: tuple[int, int], pad: bool
-) -> CentreCrop | FramedCrop | None:
+) -> GreyCrop | None:
   """Returns how any picture is cut to what the network sees, a square."""
   if size[0] != size[1] or seen[0] != seen[1]:
     return None
-  if pad and seen != size:
-    return FramedCrop(size[0], seen[0])
-  return CentreCrop(seen[0], seen[0])
+  return GreyCrop(seen[0], inner=size[0] if pad else seen[0])

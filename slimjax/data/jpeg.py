@@ -14,6 +14,7 @@ from slimjax.data.pictures import DecodeError
 __all__ = [
   'CentreCrop',
   'DecodeError',
+  'GreyCrop',
   'decode_centre_crop',
   'decode_random_crop',
   'decode_whole',
@@ -131,6 +132,33 @@ class CentreCrop:
 
   def __call__(self, encoded: bytes) -> np.ndarray:
     return decode_centre_crop(encoded, self.size, self.resize)
+
+
+@dataclasses.dataclass(frozen=True)
+class GreyCrop:
+  """Decodes a picture to grey in three channels, with a black frame.
+
+  So networks that were trained on grey images see it as one of them.
+
+  Attributes:
+    size: height and width of the result, pixels.
+    inner: height and width within the frame, to which the centre of the picture
+      is resized; `size` for no frame.
+  """
+
+  size: int
+  inner: int
+
+  def __call__(self, encoded: bytes) -> np.ndarray:
+    from PIL import Image
+
+    crop = decode_centre_crop(encoded, self.inner, self.inner)
+    before = (self.size - self.inner) // 2
+    after = self.size - self.inner - before
+    grey = np.pad(
+      np.asarray(Image.fromarray(crop).convert('L')), (before, after)
+    )
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def decode_centre_crop(encoded: bytes, size: int, resize: int) -> np.ndarray:

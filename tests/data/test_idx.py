@@ -182,6 +182,10 @@ def test_a_picture_is_seen_as_the_images_of_the_set(folder, tmp_path, options):
   decode = read_record(tmp_path).decode
   picture = encoded(Image.fromarray(image), 'PNG')
   np.testing.assert_array_equal(decode(picture), shown)
+  colour = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+  seen = decode(encoded(Image.fromarray(colour), 'PNG'))
+  assert seen.shape == (size, size, 3)
+  assert (seen == seen[..., :1]).all()
 
 
 def test_oblong_images_are_left_oblong(tmp_path):
