@@ -18,6 +18,7 @@ PROGRAMS = (
   'benchmark',
   'report',
   'visualize',
+  'verify',
 )
 
 

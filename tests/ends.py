@@ -1,10 +1,14 @@
 """What a run left in its workdir, and whether two runs ended the same."""
 
+from etils import epath
 import jax
 import numpy as np
 
-from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.log import read_metrics
+from slimjax.training.saved import absolute
+from slimjax.training.saved import read_state
+from slimjax.training.saved import steps_in
+from slimjax.training.saved import variables_of
 
 TIMING = ('images_per_second', 'step_ms', 'input_wait')
 
@@ -19,17 +23,18 @@ def lines(workdir):
 
 def saved(workdir):
   """Returns the steps of the whole checkpoints; a draft's name is no number."""
-  folder = workdir / 'checkpoints'
-  if not folder.exists():
-    return []
-  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  return steps_in(epath.Path(workdir) / 'checkpoints')
+
+
+def variables(workdir, step):
+  """Returns the variables of a checkpoint."""
+  return variables_of(read_state(absolute(workdir / f'checkpoints/{step}')))
 
 
 def state(workdir):
   """Returns the step and every array of the last checkpoint, by path."""
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    step = checkpoints.latest
-    restored = checkpoints._manager.restore(step)['state']
+  step = saved(workdir)[-1]
+  restored = read_state(absolute(workdir / f'checkpoints/{step}'))
   leaves, _ = jax.tree.flatten_with_path(restored)
   arrays = {jax.tree_util.keystr(p): np.asarray(x) for p, x in leaves}
   return step, arrays

@@ -72,7 +72,7 @@ def test_what_is_no_json_changes_nothing(tmp_path):
 
 
 def test_no_folder_is_made(tmp_path):
-  with pytest.raises(FileNotFoundError):
+  with pytest.raises(files.WriteError, match='moved, deleted or unmounted'):
     files.write_text(tmp_path / 'typo' / 'file', 'content')
   assert os.listdir(tmp_path) == []
 

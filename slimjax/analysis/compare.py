@@ -7,7 +7,6 @@ and its standard deviation.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import statistics
 from typing import Any
 
@@ -145,8 +144,13 @@ def read(workdir: epath.PathLike) -> Entry:
   ):
     if not (workdir / name).exists():
       raise FileNotFoundError(f'{workdir} {what} (no {name})')
-  config = json.loads((workdir / 'config.json').read_text())
-  results = json.loads((workdir / 'results.json').read_text())
+  again = 'The command that trained the run writes it again'
+  config = files.read_json(workdir / 'config.json', again)
+  results = files.read_json(workdir / 'results.json', again)
+  if not isinstance(results, list) or not all(
+    isinstance(row, dict) for row in results or [None]
+  ):
+    raise ValueError(f'{workdir / "results.json"} has no rows. {again}')
   headline = build_task(configuration.parse(config)).metrics[0]
   if headline.name not in results[0]:
     raise ValueError(

@@ -116,7 +116,7 @@ def visualize_run(
   apart = divergences(values)
   workdir = files.expand(workdir, 'workdir')
   out = workdir / 'features' if out is None else files.expand(out, 'out')
-  out.mkdir(parents=True, exist_ok=True)
+  files.make_folder(out)
   name = f'{run.model["name"]} on {dataset.name}, step {step}'
   paths = [out / f'{n}.png' for n in ('activations', 'norms', 'divergence')]
   plot_activations(

@@ -13,6 +13,8 @@ import inspect
 import io
 import json
 from typing import Any
+import zipfile
+import zlib
 
 from etils import epath
 import jax
@@ -29,6 +31,13 @@ from slimjax.naming import resolve
 RECORD = 'data.json'
 SAMPLES = 'data_samples.npz'
 _SAMPLES = 8
+_UNREADABLE = (
+  ValueError,
+  LookupError,
+  EOFError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +103,7 @@ def write_record(workdir: epath.PathLike, record: DataRecord) -> None:
     np.savez_compressed(packed, images=record.samples)
     files.write_bytes(workdir / SAMPLES, packed.getvalue())
   else:
-    (workdir / SAMPLES).unlink(missing_ok=True)
+    files.remove(workdir / SAMPLES)
   # This file is the last: a folder without it has no record.
   fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
   files.write_json(
@@ -121,16 +130,13 @@ def read_record(workdir: epath.PathLike) -> DataRecord | None:
   if not path.exists():
     return None
   try:
-    fields = dict(json.loads(path.read_text()))
+    fields = dict(json.loads(files.read_bytes(path)))
     fields = {name: _hashable(value) for name, value in fields.items()}
     samples = fields.pop('samples')
     decode, preprocess = fields.pop('decode'), fields.pop('preprocess')
     record = DataRecord(**fields)
-  except (ValueError, TypeError, KeyError) as error:
-    raise ValueError(
-      f'{path} cannot be read ({error!r}). If you remove it, a run that resumes'
-      ' writes it again from its data set'
-    ) from error
+  except (ValueError, TypeError, LookupError, RecursionError) as error:
+    raise ValueError(_damaged(path, error)) from error
   return dataclasses.replace(
     record,
     samples=samples and _load_samples(path.with_name(samples)),
@@ -242,8 +248,19 @@ def _read_samples(split: Split) -> np.ndarray | None:
 def _load_samples(path: epath.Path) -> np.ndarray | None:
   if not path.exists():
     return None
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as packed:
-    return packed['images']
+  content = io.BytesIO(files.read_bytes(path))
+  try:
+    with np.load(content, allow_pickle=False) as packed:
+      return packed['images']
+  except _UNREADABLE as error:
+    raise ValueError(_damaged(path, error)) from error
+
+
+def _damaged(path: epath.Path, error: Exception) -> str:
+  return (
+    f'{path} cannot be read ({error!r}). If you remove {RECORD}, a run that'
+    ' resumes writes both again from its data set'
+  )
 
 
 # Functions by name

@@ -121,8 +121,7 @@ def write_calibrated(
       flat[f'{name}/{path}'] = np.ascontiguousarray(array)
   text = json.dumps(said)
   metadata = {_ABOUT: text, 'fingerprint': _digest(text, flat)}
-  folder = workdir / FOLDER
-  folder.mkdir(parents=True, exist_ok=True)
+  files.make_folder(workdir / FOLDER)
   files.write_bytes(_path(workdir, step), save(flat, metadata))
 
 
@@ -137,7 +136,7 @@ def read_calibrated(workdir: epath.Path, step: int) -> Calibrated:
   path = _path(workdir, step)
   if not path.exists():
     return NONE
-  content = path.read_bytes()
+  content = files.read_bytes(path)
   wrong = ValueError(
     f'{path} is damaged; delete it and calibrate the widths again:'
     f' python -m slimjax.calibrate --workdir={workdir} --widths=...'

@@ -4,8 +4,11 @@ import collections
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
+import errno
 import json
 import math
+import os
 from typing import Any
 
 from etils import epath
@@ -14,11 +17,14 @@ import jax
 from slimjax import files
 from slimjax.tasks.base import Task
 from slimjax.training import processes
+from slimjax.training.events import Events
 from slimjax.widths import label
-from slimjax.widths import switch_name
 from slimjax.widths import Width
 
 METRICS = 'metrics.jsonl'
+_ESSENTIAL = {'split', 'step', 'width'}
+_MOST_SAID = 3
+_SAFE = 'What was logged before, and every whole checkpoint, is safe'
 
 
 class MetricsWriter:
@@ -40,6 +46,9 @@ class MetricsWriter:
   ):
     """Keeps what was written up to `first_step`, where the run resumes.
 
+    A file that has lines when a run begins at zero, or lines that cannot be
+    read, is kept aside as well; the attribute `said` has a line on each.
+
     Args:
       workdir: folder of the run.
       first_step: number of optimiser steps done before.
@@ -49,34 +58,37 @@ class MetricsWriter:
     """
     self._enabled = enabled
     self._on_metrics = on_metrics
+    self.said: list[str] = []
     if not enabled:
       return
-    from tensorboardX import SummaryWriter
-
-    path = workdir / METRICS
-    kept = [r for r in read_metrics(workdir) if r['step'] <= first_step]
-    files.write_text(path, ''.join(json.dumps(r) + '\n' for r in kept))
-    self._file = path.open('a')
-    self._events = SummaryWriter(
-      str(workdir / 'tensorboard'),
-      purge_step=first_step + 1,
-      write_to_disk=True,
-    )
+    self._path = workdir / METRICS
+    records = read_metrics(workdir, self.said.append)
+    kept = [r for r in records if r['step'] <= first_step]
+    if self.said or (records and not first_step):
+      old = files.unused(workdir / f'before-{METRICS}')
+      files.write_bytes(old, files.read_bytes(self._path))
+      self.said.append(f'{METRICS} as it was is kept in {old.name}')
+    files.write_text(self._path, ''.join(json.dumps(r) + '\n' for r in kept))
+    self._events = Events(workdir / 'tensorboard', first_step=first_step)
+    if self._events.is_first:
+      self._events.write(kept)
+    with files.writing(self._path, _SAFE):
+      self._file = self._path.open('a')
 
   def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-    """Writes and flushes the records; `width` is a float or a tuple."""
+    """Writes the records to their files; `width` is a float or a tuple.
+
+    Raises:
+      WriteError: they could not be written, or the workdir is gone.
+    """
     if not self._enabled:
       return
-    for record in records:
-      self._file.write(json.dumps(record) + '\n')
-      switch = switch_name(record['width'])
-      for name, value in record.items():
-        if name not in ('split', 'step', 'width'):
-          self._events.add_scalar(
-            f'{record["split"]}/{name}/{switch}', value, record['step']
-          )
-    self._file.flush()
-    self._events.flush()
+    self._events.write(records)
+    with files.writing(self._path, _SAFE):
+      if not self._path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+      self._file.write(''.join(json.dumps(r) + '\n' for r in records))
+      self._file.flush()
     if self._on_metrics is not None:
       for record in records:
         self._on_metrics(dict(record))
@@ -84,24 +96,48 @@ class MetricsWriter:
   def __enter__(self) -> 'MetricsWriter':
     return self
 
-  def __exit__(self, *_: Any) -> None:
-    self.close()
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    # After an error, what cannot be written would only be told once again.
+    safe = contextlib.suppress(OSError) if kind else contextlib.nullcontext()
+    with safe:
+      self.close()
 
   def close(self) -> None:
-    if self._enabled:
-      self._file.close()
+    """Closes the files, in which everything is."""
+    if not self._enabled:
+      return
+    try:
       self._events.close()
+    finally:
+      with files.writing(self._path, _SAFE):
+        self._file.close()
 
 
-def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-  """Returns the records of a run, without a last line that a kill cut short."""
-  path = workdir / METRICS
-  if not path.exists():
+def read_metrics(
+  workdir: epath.PathLike, say: Callable[[str], Any] = files.tell
+) -> list[dict[str, Any]]:
+  """Returns the records of a run, as far as they are whole.
+
+  Args:
+    workdir: folder of the run.
+    say: function that is told of lines that are left out; default: on stderr. A
+      last line that a kill cut short is not told.
+  """
+  path = files.expand(workdir, 'workdir') / METRICS
+  try:
+    lines, left_out = files.read_json_lines(path)
+  except FileNotFoundError:
     return []
   records = []
-  for line in path.read_text().splitlines(keepends=True):
-    if line.endswith('\n'):
-      records.append(json.loads(line))
+  for number, line in lines:
+    if isinstance(line, dict) and line.keys() >= _ESSENTIAL:
+      records.append(line)
+    else:
+      left_out.append(f'{path}, line {number}: not a record of metrics')
+  for text in left_out[:_MOST_SAID]:
+    say(f'left out: {text}')
+  if len(left_out) > _MOST_SAID:
+    say(f'left out: {len(left_out) - _MOST_SAID} more lines of {path}')
   return records
 
 

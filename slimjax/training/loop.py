@@ -119,12 +119,10 @@ def train_and_evaluate(
     told(line)
   told('drawing the weights')
   with alive(told, lambda: 'drawing the weights'):
-    resumes = has_checkpoints(workdir)
+    resumes = processes.together(lambda: has_checkpoints(workdir))
     state = new_state(setup, initial, told, resumes=resumes)
   with contextlib.ExitStack() as stack:
     session = open_session(stack, setup, workdir, config, state, on_metrics)
-    if resumes and not session.first_step:  # every checkpoint was damaged
-      session.state = new_state(setup, initial, session.progress.say)
     evaluator = Evaluator(
       setup.model,
       setup.task,
@@ -288,6 +286,7 @@ class _Trainer:
   def _save(self, step: int, log: TrainLog) -> None:
     """Scores the state if it is time to, and saves it."""
     setup, session = self._setup, self._session
+    session.require_workdir()
     error = None
     if self._evaluates(step):
       self.totals = self._evaluator.totals(session.state.variables)
@@ -297,6 +296,7 @@ class _Trainer:
       error = mean_error(setup.task, scores)
       session.best = min(session.best, error)
     position = {
+      'config': session.config,
       'window': log.state(),
       'best': session.best if math.isfinite(session.best) else None,
     }
@@ -319,6 +319,7 @@ def _finish(
     for line in clock.summary(run.batch_size, macs, devices):
       session.progress.say(line)
   if processes.is_primary():
+    session.require_workdir()
     name = run.model['name']
     write_results(results, session.workdir)
     plot_results(

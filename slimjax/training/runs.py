@@ -1,11 +1,11 @@
 """Builds what a configuration names; loads finished or stopped runs."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
 import inspect
-import json
 import os
 from typing import Any
 
@@ -25,9 +25,9 @@ from slimjax.naming import resolve
 from slimjax.tasks import Task
 from slimjax.tasks import TASKS
 from slimjax.tasks.base import check_task
+from slimjax.training import saved
 from slimjax.training.calibrated import read_calibrated
 from slimjax.training.calibrated import with_calibrated
-from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.initial import create_init
 from slimjax.training.optim import create_schedule
 from slimjax.training.optim import sgd
@@ -166,14 +166,51 @@ def defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def read_config(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns a run's configuration as JSON, or None if there is none."""
-  path = workdir / CONFIG
-  return json.loads(path.read_text()) if path.exists() else None
+def read_config(
+  workdir: epath.Path, say: Callable[[str], Any]
+) -> dict[str, Any] | None:
+  """Returns a run's configuration as JSON, or None if there is no run.
+
+  Every checkpoint holds a copy, which counts if the file is lost or damaged.
+
+  Args:
+    workdir: folder of the run.
+    say: function that is told if the copy had to be taken.
+
+  Raises:
+    ValueError: the file is lost or damaged, and no checkpoint has a copy.
+    ReadError: the file cannot be read now.
+  """
+  path, folder = workdir / CONFIG, workdir / 'checkpoints'
+  hint = 'Put it back from a copy'
+  try:
+    config = files.read_json(path, hint)
+    if isinstance(config, dict):
+      return config
+    trouble = f'{path} holds no configuration. {hint}'
+  except FileNotFoundError:
+    if not saved.was_there(folder):
+      return None
+    trouble = f'{path} is missing, though there are checkpoints. {hint}'
+  except files.ReadError:
+    raise
+  except ValueError as error:
+    trouble = str(error)
+  for step in saved.steps_in(folder)[::-1]:
+    with contextlib.suppress(saved.DamageError):
+      saved.check(folder / str(step))
+      copy = saved.read_position(folder / str(step)).get('config')
+      if isinstance(copy, dict):
+        say(f'{trouble.rpartition(". ")[0]}; taken from the checkpoint {step}')
+        return copy
+  raise ValueError(trouble)
 
 
 def load_run(
-  workdir: epath.PathLike, *, best: bool = False
+  workdir: epath.PathLike,
+  *,
+  best: bool = False,
+  say: Callable[[str], Any] = files.tell,
 ) -> tuple[configuration.Run, SlimNet, Variables, int]:
   """Returns configuration, model, variables and step of a run's checkpoint.
 
@@ -182,13 +219,16 @@ def load_run(
   Args:
     workdir: folder of the run.
     best: whether to take the checkpoint with the least validation error; by
-      default the latest.
+      default the latest. Damaged ones are passed over.
+    say: function that is told of what is damaged; default: on stderr.
 
   Raises:
-    FileNotFoundError: there is no run, or it has no whole checkpoint yet.
+    FileNotFoundError: there is no run, or it has no checkpoint yet.
+    ValueError: none of its checkpoints is whole, or its configuration is not.
+    ReadError: something cannot be read now.
   """
   workdir = files.expand(workdir, 'workdir')
-  config = read_config(workdir)
+  config = read_config(workdir, say)
   if config is None:
     raise FileNotFoundError(
       f'{workdir} holds no run (no {CONFIG}); train one with'
@@ -196,11 +236,9 @@ def load_run(
     )
   run = configuration.parse(config)
   model = build_model(run)
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    step = checkpoints.best if best else checkpoints.latest
-    if step is None:
-      raise FileNotFoundError(f'{workdir} has no whole checkpoint yet')
-    variables = checkpoints.restore_variables(step)
+  variables, step = saved.read_variables(
+    workdir / 'checkpoints', say, best=best
+  )
   found = read_calibrated(workdir, step)
   return run, *with_calibrated(model, variables, found), step
 

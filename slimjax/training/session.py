@@ -5,20 +5,21 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 from typing import Any
 
 from etils import epath
 
 from slimjax import configuration
+from slimjax import files
 from slimjax.data.dataset import Dataset
 from slimjax.data.record import RECORD
 from slimjax.data.record import record_of
 from slimjax.data.record import write_record
 from slimjax.training import processes
+from slimjax.training import saved
 from slimjax.training.checkpoint import Checkpoints
-from slimjax.training.checkpoint import set_damaged_aside
+from slimjax.training.compiling import quiet
 from slimjax.training.log import MetricsWriter
 from slimjax.training.progress import Progress
 from slimjax.training.runs import check_data
@@ -36,6 +37,7 @@ class Session:
 
   Attributes:
     workdir: folder of the run.
+    config: configuration of the run, as JSON has it.
     checkpoints: checkpoints of the run.
     writer: writer of its metrics.
     progress: bar or lines that it shows.
@@ -46,6 +48,7 @@ class Session:
   """
 
   workdir: epath.Path
+  config: Mapping[str, Any]
   checkpoints: Checkpoints
   writer: MetricsWriter
   progress: Progress
@@ -60,6 +63,18 @@ class Session:
       lines = list(group)
       self.writer.write(lines)
       self.progress.line(lines)
+
+  def require_workdir(self) -> None:
+    """Raises unless the folder is still that of this run.
+
+    Without this, saving would make a new one, which looks like a run.
+    """
+    if processes.is_primary() and not (self.workdir / CONFIG).exists():
+      raise files.WriteError(
+        f'{self.workdir} was deleted, moved or unmounted while the run was at'
+        f' work in it (no {CONFIG}), so that nothing more can be saved there.'
+        ' Put it back, and the same command resumes from what it holds'
+      )
 
 
 def open_session(
@@ -77,8 +92,10 @@ def open_session(
     processes.together(lambda: stack.enter_context(lock))
   else:
     processes.together(lambda: None)
-  changes = claim(workdir, config, setup.dataset)
-  damaged = processes.together(lambda: set_aside(workdir))
+  said: list[str] = []
+  tell = said.append if primary else quiet
+  changes = claim(workdir, config, setup.dataset, tell)
+  said += processes.together(lambda: set_aside(workdir))
   checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints'))
   first_step, best, sums = 0, math.inf, None
   if checkpoints.latest is not None:
@@ -99,21 +116,38 @@ def open_session(
       enabled=primary,
     )
   )
-  for line in damaged:
+  for line in said + writer.said:
     progress.say(line)
   if first_step:
     progress.say(f'resuming from the checkpoint of step {first_step}')
     for line in changes:
       progress.say(f'changed from here on: {line}')
   return Session(
-    workdir, checkpoints, writer, progress, state, first_step, best, sums
+    workdir,
+    configuration.as_plain(config),
+    checkpoints,
+    writer,
+    progress,
+    state,
+    first_step,
+    best,
+    sums,
   )
 
 
 def changes_of(
-  workdir: epath.Path, config: Mapping[str, Any], dataset: Dataset
+  workdir: epath.Path,
+  config: Mapping[str, Any],
+  dataset: Dataset,
+  say: Callable[[str], Any] = quiet,
 ) -> list[str]:
   """Compares a run's configuration and data with those in its folder.
+
+  Args:
+    workdir: folder of the run.
+    config: configuration now.
+    dataset: data set now.
+    say: function that is told if config.json is lost; default: none.
 
   Returns:
     A line for each value that is allowed to change and did.
@@ -122,8 +156,10 @@ def changes_of(
     ValueError: the workdir holds another run, or one on other data.
   """
   new = configuration.as_plain(config)
-  old = read_config(workdir)
-  if old is None or not has_checkpoints(workdir):
+  if not has_checkpoints(workdir):
+    return []
+  old = read_config(workdir, say)
+  if old is None:
     return []
   found = configuration.differences(old, new, defaults(new))
   if found.refused:
@@ -141,9 +177,12 @@ def changes_of(
 
 
 def claim(
-  workdir: epath.Path, config: Mapping[str, Any], dataset: Dataset
+  workdir: epath.Path,
+  config: Mapping[str, Any],
+  dataset: Dataset,
+  say: Callable[[str], Any] = quiet,
 ) -> list[str]:
-  """Writes the configuration and the record of the data.
+  """Writes the configuration and the record of the data; see `changes_of`.
 
   Returns:
     A line for each value that is allowed to change and did.
@@ -163,26 +202,25 @@ def claim(
       write_record(workdir, record_of(dataset))
 
   def shared() -> None:
-    if not path.exists() or json.loads(path.read_text()) != new:
+    if not path.exists() or files.read_json(path, 'Start again') != new:
       raise ValueError(
         f'{workdir} is not the folder that process 0 wrote to: the workdir must'
         ' be on storage that all hosts share, such as gs:// or NFS'
       )
 
-  changes = processes.together(lambda: changes_of(workdir, new, dataset))
+  changes = processes.together(lambda: changes_of(workdir, new, dataset, say))
   for phase in (write, shared):
     processes.together(phase)
   return changes
 
 
 def has_checkpoints(workdir: epath.Path) -> bool:
-  """Returns whether a run saved anything."""
-  folder = workdir / 'checkpoints'
-  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+  """Returns whether a run saved anything, be it damaged by now."""
+  return saved.was_there(saved.absolute(workdir / 'checkpoints'))
 
 
 def set_aside(workdir: epath.Path) -> list[str]:
   """Returns what process 0 says of damaged checkpoints."""
   if not processes.is_primary():
     return []
-  return set_damaged_aside(workdir / 'checkpoints')
+  return saved.set_damaged_aside(workdir / 'checkpoints')

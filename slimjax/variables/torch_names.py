@@ -10,6 +10,7 @@ and so is the stem of ShuffleNet. The names are in `torch_layouts`.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+import io
 import os
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax import files
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import SHARED
 from slimjax.variables.format import variable_shapes
@@ -178,7 +180,7 @@ def save_torch(
     if unit.shared_norm and f'{unit.norms[0]}.bn.0.weight' in arrays:
       _share(arrays, unit.norms[0], len(model.widths))
   if path is not None:
-    _write(arrays, os.fspath(path))
+    files.write_bytes(path, _packed(arrays, os.fspath(path)))
   return arrays
 
 
@@ -263,19 +265,22 @@ def _to_torch(array: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(array.T)
 
 
-def _write(arrays: dict[str, np.ndarray], path: str) -> None:
+def _packed(arrays: dict[str, np.ndarray], path: str) -> bytes:
+  """Returns the content of a file that is named so."""
+  packed = io.BytesIO()
   if path.endswith('.npz'):
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(packed, **arrays)  # type: ignore[arg-type]
   elif path.endswith('.safetensors'):
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(arrays, path)
+    return save(arrays)
   elif path.endswith(('.pt', '.pth')):
     import torch
 
     torch.save(
       {'model': {n: torch.from_numpy(a.copy()) for n, a in arrays.items()}},
-      path,
+      packed,
     )
   else:
     raise ValueError(f'{path} must end with .npz, .safetensors, .pt or .pth')
+  return packed.getvalue()

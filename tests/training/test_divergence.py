@@ -2,6 +2,7 @@
 
 import math
 
+import ends
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from tiny_net import STEPS
 from slimjax.tasks import Classification
 from slimjax.train import NonFiniteError
 from slimjax.train import train_and_evaluate
-from slimjax.training.checkpoint import Checkpoints
 from slimjax.training.log import read_metrics
 from slimjax.training.log import TrainLog
 
@@ -33,9 +33,8 @@ def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
   assert STEPS < step <= STEPS + 5
   assert 'the loss of width 0.25 is' in text
   assert f'the last good checkpoint is of step {STEPS}' in text
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    assert checkpoints.latest == STEPS
-    variables = checkpoints.restore_variables(STEPS)
+  assert ends.saved(workdir) == [STEPS]
+  variables = ends.variables(workdir, STEPS)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(variables))
   # No line of the log is from after it went wrong.
   assert all(math.isfinite(r['loss']) for r in read_metrics(workdir))

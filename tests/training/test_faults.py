@@ -16,11 +16,15 @@ from tiny_net import get_config
 from tiny_net import NAME
 from tiny_net import STEPS
 
+from slimjax import verify
+from slimjax.analysis import compare
 from slimjax.analysis.scoring import evaluate
 from slimjax.train import train_and_evaluate
 from slimjax.training import processes
+from slimjax.training.log import METRICS
 from slimjax.training.log import read_metrics
 from slimjax.training.runs import load_run
+from slimjax.training.verifying import verify_run
 
 EPOCHS = 3
 
@@ -69,6 +73,52 @@ def test_a_damaged_checkpoint_is_set_aside(finished, workdir, capsys, damage):
   assert f'resuming from the checkpoint of step {before}' in output
   assert (workdir / 'checkpoints' / f'damaged-{last}').is_dir()
   ends.assert_same_end(workdir, finished, last=EPOCHS * STEPS)
+
+
+def test_what_is_lost_of_a_run_is_told(workdir, capsys):
+  """Its configuration stands in every checkpoint, too."""
+  assert {f.said for f in verify_run(workdir) if not f.whole} == set()
+  run, *_ = load_run(workdir)
+  for damage in (os.unlink, lambda path: os.truncate(path, 99)):
+    damage(workdir / 'config.json')
+    assert load_run(workdir)[0] == run
+    said = capsys.readouterr().err
+    assert f'{workdir}/config.json' in said
+    assert f'taken from the checkpoint {EPOCHS * STEPS}' in said
+    train_and_evaluate(_config(), workdir)
+    assert 'taken from the checkpoint' in capsys.readouterr().out
+    assert load_run(workdir)[0] == run
+    assert capsys.readouterr().err == ''
+  os.truncate(workdir / 'results.json', 9)
+  with pytest.raises(ValueError, match=r'results.json is not .* \(.*line 3'):
+    compare.read(workdir)
+  os.unlink(workdir / 'config.json')
+  with pytest.raises(ValueError, match='another configuration'):
+    train_and_evaluate(_config(seed=5), workdir)
+  with (workdir / METRICS).open('a') as file:
+    file.write('\n')
+  *_, last = ends.saved(workdir)
+  _delete(workdir / 'checkpoints' / str(last))
+  found = {f.name for f in verify_run(workdir) if not f.whole}
+  parts = {'config.json', METRICS, 'results.json', f'checkpoints/{last}'}
+  assert found == parts
+  verify.main(['verify', str(workdir)])
+  said = capsys.readouterr().out
+  assert f'checkpoints/{last}: DAMAGED: state/' in said
+  assert f'{len(parts)} parts are not whole' in said
+
+
+def test_a_workdir_that_is_deleted_ends_the_run_with_an_error(tmp_path):
+  """And no new one is made in its place, which would look like a run."""
+  workdir = tmp_path / 'run'
+
+  def delete(record):
+    if record['split'] == 'validation' and workdir.exists():
+      shutil.rmtree(workdir)
+
+  with pytest.raises(OSError, match=f'{workdir}.*(deleted|unmounted)'):
+    train_and_evaluate(_config(), workdir, on_metrics=delete)
+  assert not (workdir / 'results.json').exists()
 
 
 def test_a_deleted_checkpoint_is_not_missed_though_the_clock_jumps(

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import ends
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,20 +101,28 @@ def test_a_run_begins_with_another_and_trains_a_part(
     np.testing.assert_array_equal(array, after[name])
 
 
-def test_damaged_checkpoints_make_it_begin_with_the_source_again(
+def test_a_run_does_not_begin_again_by_itself(
   first, tmp_path, capsys, monkeypatch
 ):
+  """Its only checkpoint is damaged; moved away, it begins with the source."""
   monkeypatch.setattr(processes.Stop, 'after', lambda self, step: step == 1)
   config = get_config(**PARTS, init__source=str(first))
   workdir = tmp_path / 'run'
-  for _ in range(2):
-    assert train_and_evaluate(config, workdir) is None
-    assert f'tensors of {first}' in capsys.readouterr().out
-    before, after = (flat(load_run(path)[2]) for path in (first, workdir))
-    stem = 'params/stem/conv/kernel'  # it is frozen
-    np.testing.assert_array_equal(after[stem], before[stem])
-    (checkpoint,) = (workdir / 'checkpoints').glob('[0-9]*')
-    (checkpoint / 'position' / 'metadata').write_text('{')
+  assert train_and_evaluate(config, workdir) is None
+  (checkpoint,) = (workdir / 'checkpoints').glob('[0-9]*')
+  (checkpoint / 'position' / 'metadata').write_text('{')
+  before = ends.files(workdir)
+  says = r'is whole:\s+step 1: position/metadata has 1 bytes'
+  with pytest.raises(ValueError, match=says):
+    train_and_evaluate(config, workdir)
+  assert ends.files(workdir) == before
+  (workdir / 'checkpoints').rename(tmp_path / 'away')
+  capsys.readouterr()
+  assert train_and_evaluate(config, workdir) is None
+  assert f'tensors of {first}' in capsys.readouterr().out
+  old, new = (flat(load_run(path)[2]) for path in (first, workdir))
+  stem = 'params/stem/conv/kernel'  # it is frozen
+  np.testing.assert_array_equal(new[stem], old[stem])
 
 
 def test_other_widths_and_classes(first, tmp_path, capsys):

@@ -231,7 +231,7 @@ def test_checkpoints_hold_the_state_as_it_was_when_saved(run):
   workdir, _, seen = run
   copies = seen.states
   assert sorted(copies) == [STEPS, 2 * STEPS]
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+  with Checkpoints(workdir / 'checkpoints') as checkpoints:
     errors = {
       step: np.mean(
         [
@@ -373,9 +373,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(
   assert f'resuming from the checkpoint of step {STEPS + 5}' in said
   assert 'changed' not in said
   assert [row.scores for row in again] == [row.scores for row in table]
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    assert checkpoints.latest == 2 * STEPS
-    variables = checkpoints.restore_variables(2 * STEPS)
+  assert ends.saved(workdir)[-1] == 2 * STEPS
+  variables = ends.variables(workdir, 2 * STEPS)
   expected = seen.states[2 * STEPS].variables
   assert jax.tree.structure(variables) == jax.tree.structure(expected)
   for found, array in zip(
@@ -419,11 +418,10 @@ def test_some_values_may_change_when_a_run_resumes(
   assert lines[: len(before)] == before
   assert {r['step'] for r in lines[len(before) :]} == {30, 35, 40, 44}
   # It is bounded from there on: only momentum and decay are left.
-  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    pointwise = [
-      checkpoints.restore_variables(step)['params']['unit2']['pointwise']
-      for step in (STEPS + 5, 2 * STEPS)
-    ]
+  pointwise = [
+    ends.variables(workdir, step)['params']['unit2']['pointwise']
+    for step in (STEPS + 5, 2 * STEPS)
+  ]
   free = seen.states[2 * STEPS].variables['params']['unit2']['pointwise']
   stop, bounded, free = (x['conv']['kernel'] for x in (*pointwise, free))
   assert 0 < np.linalg.norm(bounded - stop) < np.linalg.norm(free - stop) / 2
