@@ -171,7 +171,7 @@ class Experiment:
       return path
     print(f'--- {path}', flush=True)
     path.mkdir(parents=True, exist_ok=True)
-    (path / 'commit.txt').write_text(_commit())
+    files.write_text(path / 'commit.txt', _commit())
     if train_and_evaluate(config, path, **hooks) is None:
       raise SystemExit('stopped; the same command resumes')
     for old in sorted(

@@ -11,6 +11,7 @@ from absl import app
 from etils import epath
 
 from slimjax import configuration
+from slimjax import files
 from slimjax.analysis import published
 from slimjax.data import workers
 from slimjax.data.dataset import Dataset
@@ -63,7 +64,11 @@ def evaluate(
   workers.refuse_import()
   check_choice(workdir, config, checkpoint)
   if workdir is not None:
-    run, model, variables, step = load_run(workdir, best=checkpoint == 'best')
+    run, model, variables, step = load_run(
+      workdir,
+      best=checkpoint == 'best',
+      say=files.tell if processes.is_primary() else quiet,
+    )
     name = f'{workdir}, step {step}'
   else:
     run, model, variables = load_published(config or {}, checkpoint)

@@ -122,10 +122,17 @@ class Checkpoints:
         hint += ', or see what became of the other processes'
       # The manager counts the failed one; only whole ones have their names.
       whole = saved.steps_in(self._folder)
+      last = (
+        f'The last whole one is of step {whole[-1]}'
+        if whole
+        else 'There is no whole one yet'
+      )
+      why = 'there is not enough memory'
+      if not isinstance(error, MemoryError):
+        why = saved.short(error)
       raise SaveError(
-        f'a checkpoint could not be saved in {self._folder}:'
-        f' {saved.short(error)}\nThe last whole one is of step'
-        f' {max(whole, default=None)}. {hint}; the same command resumes there'
+        f'a checkpoint could not be saved in {self._folder}: {why}\n{last}.'
+        f' {hint}; the same command resumes there'
       ) from error
 
   def _write_digests(self) -> None:

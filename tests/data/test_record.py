@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -71,10 +72,16 @@ def test_what_is_written_is_read(folder, tmp_path, kind):
 def test_a_run_of_older_code_has_none_and_a_damaged_one_says_so(tmp_path):
   assert read_record(tmp_path) is None
   (tmp_path / RECORD).write_text('{"name": "digits"')
-  with pytest.raises(ValueError, match=f'{RECORD} cannot be read .*remove it'):
+  with pytest.raises(
+    ValueError, match=f'{RECORD} cannot be read .*remove {RECORD}'
+  ):
     read_record(tmp_path)
-  record = dataclasses.replace(record_of(digits.create()), samples=None)
+  record = record_of(digits.create())
   write_record(tmp_path, record)
+  os.truncate(tmp_path / SAMPLES, 99)
+  with pytest.raises(ValueError, match=f'{SAMPLES} cannot be read'):
+    read_record(tmp_path)
+  write_record(tmp_path, dataclasses.replace(record, samples=None))
   assert read_record(tmp_path).samples is None
   assert not (tmp_path / SAMPLES).exists()
 

@@ -19,6 +19,7 @@ import pytest
 
 import slimjax
 from slimjax import configuration
+from slimjax import files
 from slimjax.analysis.scoring import check_choice
 from slimjax.analysis.scoring import evaluate
 from slimjax.analysis.scoring import published_errors
@@ -106,6 +107,12 @@ def test_files_round_trip(tmp_path, ending):
   assert_equal_trees(load_torch(model, str(path)), variables)
   assert os.listdir(tmp_path) == [path.name]
   assert set(arrays) == set(save_torch(model, variables))
+  # Where it cannot be written again, it stays.
+  before = path.read_bytes()
+  (tmp_path / f'{path.name}.draft').mkdir()
+  with pytest.raises(files.WriteError, match='was there before is unchanged'):
+    save_torch(model, variables, path)
+  assert path.read_bytes() == before
 
 
 def test_a_published_network_comes_back_from_a_file_of_pytorch(tmp_path):
