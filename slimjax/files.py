@@ -84,9 +84,9 @@ def writing(path: epath.PathLike, safe: str) -> Iterator[None]:
   """
   try:
     yield
-  except WriteError:
-    raise
   except (OSError, MemoryError) as error:
+    if _is_told(error):
+      raise
     raise WriteError(
       f'{os.fspath(path)} could not be written: {reason(error)}. {safe}.'
       f' {mend(error)}, and give the same command again'
@@ -102,15 +102,20 @@ def reading(path: epath.PathLike) -> Iterator[None]:
   """
   try:
     yield
-  except (FileNotFoundError, ReadError):
-    raise
   except NotADirectoryError as error:
     raise FileNotFoundError(*error.args) from error
   except (OSError, MemoryError) as error:
+    if isinstance(error, FileNotFoundError) or _is_told(error):
+      raise
     raise ReadError(
       f'{os.fspath(path)} cannot be read now: {reason(error)}. Nothing was'
       f' changed. {mend(error)}, and give the same command again'
     ) from error
+
+
+def _is_told(error: BaseException) -> bool:
+  """Returns whether our code raised an error, with a text for people."""
+  return isinstance(error, OSError) and error.errno is None
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:

@@ -63,7 +63,9 @@ class End:
       return 'done'
     said = self.text.rpartition('error: ')[2]
     lines = len(said.strip().splitlines())
-    plain = 'Traceback' not in self.text and 'error: ' in self.text
+    # slimjax.verify prints what is not whole, and has no error beside.
+    told = any(sign in self.text for sign in ('error: ', 'not whole'))
+    plain = told and 'Traceback' not in self.text
     return 'sentence' if plain and lines <= _MOST_LINES else 'bare'
 
 
@@ -109,11 +111,21 @@ def _work(function: Callable[[], Any], output: pathlib.Path) -> None:
     os._exit(status)
 
 
-def program(name: str, *arguments: str) -> Callable[[], None]:
-  """Returns a function that is `python -m slimjax.NAME ARGUMENTS`."""
+def program(
+  name: str, *arguments: str, before: Callable[[], Any] = lambda: None
+) -> Callable[[], None]:
+  """Returns a function that is `python -m slimjax.NAME ARGUMENTS`.
+
+  Args:
+    name: name of the program.
+    *arguments: its arguments.
+    before: function that is called before; default: none. Calls that led to the
+      program are in what it exports, so that they must not differ.
+  """
 
   def call() -> None:
     warnings.simplefilter('ignore')
+    before()
     sys.argv = [name, *arguments]
     runpy.run_module(f'slimjax.{name}', run_name='__main__', alter_sys=True)
 

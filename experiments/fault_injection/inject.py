@@ -45,10 +45,13 @@ class Program:
   given: pathlib.Path | None
   left: Callable[[pathlib.Path, str], Any]
 
-  def call(self, box: pathlib.Path) -> Callable[[], Any]:
+  def call(
+    self, box: pathlib.Path, before: Callable[[], Any] = lambda: None
+  ) -> Callable[[], Any]:
     return children.program(
       self.name.partition(' ')[0],
       *(argument.format(box=box) for argument in self.arguments),
+      before=before,
     )
 
   def prepare(self, box: pathlib.Path) -> None:
@@ -64,7 +67,14 @@ def digest_of(data: bytes) -> str:
 
 
 def digest(path: pathlib.Path) -> str:
-  return digest_of(path.read_bytes())
+  """Returns the hash of what a file says."""
+  data = path.read_bytes()
+  if path.parent.name == 'calibrated':
+    # The entries of its header come in any order.
+    length = int.from_bytes(data[:8], 'little')
+    header = json.loads(data[8 : 8 + length])
+    data = json.dumps(header, sort_keys=True).encode() + data[8 + length :]
+  return digest_of(data)
 
 
 def left_by_training(box: pathlib.Path, _: str) -> Any:
@@ -165,7 +175,7 @@ def programs(root: pathlib.Path) -> list[Program]:
       'export',
       (run, '--out={box}/bundle', '--platforms=cpu'),
       finished,
-      left_by_writing('bundle/weights.safetensors', 'bundle'),
+      left_by_writing('bundle'),
     ),
     Program(
       'calibrate',
@@ -189,19 +199,17 @@ def _draw(path: pathlib.Path) -> None:
 def sites(program: Program, box: pathlib.Path) -> tuple[list[traced.Site], Any]:
   """Returns the calls of a program, and what it leaves when none fails."""
   program.prepare(box)
-  seen = box.parent / 'sites.json'
+  seen = box.parent / 'sites.jsonl'
 
-  def call() -> None:
-    found: list[dict] = []
-    traced.watch(box, lambda site: found.append(dataclasses.asdict(site)))
-    try:
-      program.call(box)()
-    finally:
-      seen.write_text(json.dumps(found))
+  def look() -> None:
+    file = seen.open('w', buffering=1)
+    see = lambda site: file.write(json.dumps(dataclasses.asdict(site)) + '\n')
+    traced.watch(box, see)
 
-  end = children.run(call, box.parent / 'traced.txt')
+  end = children.run(program.call(box, look), box.parent / 'traced.txt')
   assert end.kind == 'done', end.text
-  found = [traced.Site(**site) for site in json.loads(seen.read_text())]
+  lines = seen.read_text().splitlines()
+  found = [traced.Site(**json.loads(line)) for line in lines]
   return found, program.left(box, end.text)
 
 
@@ -211,16 +219,13 @@ def strike(
   """Returns what became of a program in which one call failed."""
   program.prepare(box)
 
-  def call() -> None:
-    traced.spoil(box, site, fault)
-    program.call(box)()
-
   record: dict[str, Any] = {
     'program': program.name,
     'fault': fault,
     'site': f'{site.event} {site.path} #{site.number}',
   }
-  end = children.run(call, box.parent / 'struck.txt')
+  spoil = lambda: traced.spoil(box, site, fault)
+  end = children.run(program.call(box, spoil), box.parent / 'struck.txt')
   record['first'] = end.kind
   if end.kind == 'sentence':
     record['said'] = end.text.rpartition('error: ')[2].strip()

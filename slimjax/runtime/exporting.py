@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from slimjax import files
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.runs import read_run
 from slimjax.runtime.writer import export
@@ -44,26 +45,27 @@ def export_run(
   sample = run.data.samples
   if sample is not None and batch_size is not None:
     sample = sample[np.arange(batch_size) % len(sample)]
-  return export(
-    run.model,
-    run.variables,
-    out,
-    image_size=image_size(run.task, run.data),
-    widths=widths,
-    default_width=default_width,
-    preprocess=run.data.preprocess,
-    preprocessing=run.data.preprocessing,
-    decode=run.data.decode,
-    class_names=run.data.class_names,
-    errors=run.errors,
-    headline=run.task.metrics[0],
-    predict=run.task.predict,
-    outputs=run.outputs,
-    validation=run.validation,
-    source=run.source,
-    sample=sample,
-    batch_size=batch_size,
-    platforms=platforms,
-    formats=formats,
-    onnx_input=onnx_input,
-  )
+  with files.writing(out, 'The run is unchanged, and no part of it was left'):
+    return export(
+      run.model,
+      run.variables,
+      out,
+      image_size=image_size(run.task, run.data),
+      widths=widths,
+      default_width=default_width,
+      preprocess=run.data.preprocess,
+      preprocessing=run.data.preprocessing,
+      decode=run.data.decode,
+      class_names=run.data.class_names,
+      errors=run.errors,
+      headline=run.task.metrics[0],
+      predict=run.task.predict,
+      outputs=run.outputs,
+      validation=run.validation,
+      source=run.source,
+      sample=sample,
+      batch_size=batch_size,
+      platforms=platforms,
+      formats=formats,
+      onnx_input=onnx_input,
+    )

@@ -33,9 +33,9 @@ class Events:
     from tensorboardX.proto import event_pb2
 
     files.make_folder(folder)
-    self.is_first = not any(folder.iterdir())
     self._path = folder
     with files.writing(folder, _SAFE):
+      self.is_first = not any(folder.iterdir())
       # Its own name has seconds, within which a run may resume.
       suffix = f'.{os.getpid()}.{time.time_ns()}'
       self._writer = EventsWriter(str(folder / 'events'), suffix)
