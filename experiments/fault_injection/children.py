@@ -36,6 +36,7 @@ from slimjax.training import loop  # noqa: F401
 HERE = pathlib.Path(__file__).resolve().parent
 SECONDS = 240.0
 _MOST_LINES = 15
+_CLOSED = 'RuntimeError: Event loop is closed'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,11 @@ class End:
 
   @property
   def kind(self) -> str:
-    """Returns done, sentence, bare, killed, crashed or hung."""
+    """Returns done, sentence, noise, bare, killed, crashed or hung.
+
+    Noise is a sentence behind a traceback that a thread of tensorstore prints,
+    whose caller has given up.
+    """
     if self.status is None:
       return 'hung'
     if self.status == -signal.SIGKILL:
@@ -65,8 +70,10 @@ class End:
     lines = len(said.strip().splitlines())
     # slimjax.verify prints what is not whole, and has no error beside.
     told = any(sign in self.text for sign in ('error: ', 'not whole'))
-    plain = told and 'Traceback' not in self.text
-    return 'sentence' if plain and lines <= _MOST_LINES else 'bare'
+    if not told or lines > _MOST_LINES:
+      return 'bare'
+    ours = self.text.count('Traceback') - self.text.count(_CLOSED)
+    return 'bare' if ours else 'noise' if _CLOSED in self.text else 'sentence'
 
 
 def run(function: Callable[[], Any], output: pathlib.Path) -> End:
