@@ -91,6 +91,12 @@ def test_batches_of_a_group_are_in_proportion_to_its_examples(sizes):
       assert abs(count - share) <= (1 if len(sizes) < 3 else 2)
 
 
+def test_batches_are_trained_on_when_they_fall_due():
+  """By hand: (b + 1/2) 23 / 17 = .7, 2.0, 3.4, 4.7, 6.1; 23 / 6: 1.9, 5.8."""
+  groups = [group_of_step((17, 6), step)[0] for step in range(7)]
+  assert groups == [0, 1, 0, 0, 0, 1, 0]
+
+
 def test_any_step_is_found_at_once():
   """So a run resumes anywhere, in the middle of a group's epoch too."""
   split = grouped(17, 6)
