@@ -113,7 +113,6 @@ ORDER = (
   'tasks.confusion',
   'tasks.classification',
   'tasks.detection',
-  'tasks.detection.pasting',
   'tasks.detection.detected',
   'tasks.detection.scoring',
   'tasks.detection.drawing',

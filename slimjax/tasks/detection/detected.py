@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from slimjax.data.coco.tools import mask_tools
-from slimjax.tasks.detection.pasting import paste
-from slimjax.tasks.detection.pasting import peaks
+from slimjax.detection.pasting import paste
+from slimjax.detection.pasting import peaks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +92,16 @@ def _detected(
   if 'masks' in one:
     tools = mask_tools()
     masks = tuple(
-      tools.encode(paste(mask, box, height, width))
+      tools.encode(
+        np.asfortranarray(paste(mask, box, (height, width)), np.uint8)
+      )
       for mask, box in zip(one['masks'], boxes, strict=True)
     )
   if 'keypoints' in one:
     maps = one['keypoints']
     keypoints = np.zeros((len(maps), maps.shape[-1], 3), np.float32)
     for i, box in enumerate(one['boxes']):
-      keypoints[i] = peaks(maps[i], box)
+      keypoints[i, :, :2], keypoints[i, :, 2] = peaks(maps[i], box)
     keypoints[..., :2] /= across_down
   return Detected(
     picture,
