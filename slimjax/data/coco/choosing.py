@@ -38,8 +38,9 @@ def trained(
   if thin.any():
     noun = 'box' if thin.sum() == 1 else 'boxes'
     notes.append(
-      f'train: {thin.sum():,} {noun} thinner than {LEAST_SIDE:g} pixel left'
-      f' out: annotations {some(map(str, annotations.ids[thin]))}'
+      f'train: {thin.sum():,} {noun} with less than {LEAST_SIDE:g} pixel of a'
+      ' side in the picture left out: annotations'
+      f' {some(map(str, annotations.ids[thin]))}'
     )
   kept = annotations.keep(~thin & ~annotations.crowd)
   wanted = np.ones(len(kept), bool)

@@ -90,8 +90,15 @@ def create(
     ValueError: an argument is wrong, or the data cannot be read; the message
       says what to do.
   """
+  if any(isinstance(canvas, int) or len(canvas) != 2 for canvas in canvases):
+    raise ValueError(
+      'canvases must be pairs of a height and a width, such as ((512, 512),),'
+      f' got {canvases!r}'
+    )
+  if isinstance(sides, int):
+    raise ValueError(f'sides must be a list of pixels, got {sides}')
   reading = Reading(
-    tuple((int(height), int(width)) for height, width in canvases),
+    tuple((height, width) for height, width in canvases),
     tuple(sides),
     longest,
     flip,
@@ -223,7 +230,7 @@ def _normalised(key: jax.Array, images: jax.Array, **constants) -> jax.Array:
 def check_reading(reading: Reading) -> None:
   """Raises ValueError if a number of `create` makes no sense."""
   for canvas in reading.canvases:
-    if len(canvas) != 2 or any(n <= 0 or n % STRIDE for n in canvas):
+    if any(n <= 0 or n % STRIDE for n in canvas):
       raise ValueError(
         f'canvases must be (height, width), multiples of {STRIDE}, got'
         f' {canvas}; try'

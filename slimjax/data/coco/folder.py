@@ -119,11 +119,8 @@ def open_folder(
 def _say(categories: Categories) -> str:
   pairs = zip(categories.ids, categories.names, strict=True)
   said = some(f'{id_} {name}' for id_, name in pairs)
-  return (
-    f'{said} with keypoints {some(categories.keypoints)}'
-    if (categories.keypoints)
-    else said
-  )
+  points = categories.keypoints
+  return f'{said} with keypoints {some(points)}' if points else said
 
 
 def _given(

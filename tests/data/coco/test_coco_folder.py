@@ -31,7 +31,8 @@ def test_what_is_not_trained_on_is_said_and_kept_for_scoring(tmp_path):
   )
   data = folder(tmp_path, found, found)
   assert data.notes == (
-    'train: 2 boxes thinner than 1 pixel left out: annotations 12, 13',
+    'train: 2 boxes with less than 1 pixel of a side in the picture left out:'
+    ' annotations 12, 13',
     'train: 2 of 3 pictures left out: they have no object to train on',
   )
   assert data.splits['train'].annotations.ids.tolist() == [11]
@@ -81,6 +82,12 @@ def test_a_part_is_set_aside_where_there_is_no_test_split(tmp_path):
       r'of 32, got \(64, 50\); try \(64, 64\)',
     ),
     ({'canvases': ()}, 'one or several'),
+    (
+      {'canvases': (64, 64)},
+      r'pairs.* such as \(\(512, 512\),\), got \(64, 64',
+    ),
+    ({'sides': 64}, 'sides must be a list of pixels, got 64'),
+    ({'sides': (0,)}, r'sides must be above 0, got \(0,\)'),
     ({'flip': 1.5}, 'flip must be from 0 to 1'),
     ({'max_objects': 2}, r'1.png has 3 objects, more than .*max_objects = 2'),
     ({'train_pictures': 'some'}, 'with_objects, all'),
