@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import importlib.util
 import itertools
+import types
 
 from bundles import close
 from bundles import export_digits
@@ -161,6 +162,17 @@ def run(widths, least, labels, logits, confidence=margin):
   return 100 * right / len(labels), cost / len(labels)
 
 
+class Looked:
+  """A network whose images are the numbers of rows in tables of logits."""
+
+  def __init__(self, logits):
+    self.logits, self.widths = logits, tuple(logits)
+    self.manifest = types.SimpleNamespace(outputs='logits')
+
+  def __call__(self, images, *, width):
+    return self.logits[width][images]
+
+
 @pytest.mark.parametrize('confidence', ['margin', 'entropy'])
 def test_what_is_predicted_is_what_comes_out(confidence):
   labels, logits = drawn()
@@ -178,6 +190,12 @@ def test_what_is_predicted_is_what_comes_out(confidence):
       chosen.widths[:end], chosen.least[: end - 1], labels, logits, rule
     )
     assert part[0] == pytest.approx(chosen.accuracies[end - 1])
+  cascade = runtime.Cascade(Looked(logits), thresholds=chosen)
+  answers = cascade.answer(np.arange(len(labels)))
+  right = answers.logits.argmax(-1) == labels
+  assert 100 * right.mean() == pytest.approx(chosen.accuracy)
+  shares = [np.mean(answers.stages >= i) for i in range(len(chosen.widths))]
+  assert shares == pytest.approx(chosen.reached)
 
 
 def test_no_other_thresholds_are_better():
