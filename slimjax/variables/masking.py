@@ -49,11 +49,16 @@ def units(model: SlimNet) -> tuple[tuple[int, ...], ...]:
   return tuple(map(tuple, found.values()))
 
 
-def probe(model: SlimNet) -> tuple[int, ...]:
-  """Returns channels by which shapes tell their unit: 1000, 1001, ..."""
+def probe(model: SlimNet, first: int = _PROBE) -> tuple[int, ...]:
+  """Returns channels by which shapes tell their unit: 1000, 1001, ...
+
+  Args:
+    model: the network.
+    first: channels of the first unit; default: 1000.
+  """
   channels = np.zeros(len(model.layer_names()), int)
   for number, places in enumerate(units(model)):
-    channels[[*places]] = _PROBE + number
+    channels[[*places]] = first + number
   return tuple(channels.tolist())
 
 

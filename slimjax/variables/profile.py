@@ -63,6 +63,26 @@ def profile_model(
 
 @functools.lru_cache(maxsize=256)  # it is asked for again and again
 def _profile(model, width, image_size):
+  jaxpr, shapes = trace(model, width, image_size)
+  conv_fc, bn = (_size(shapes.get(name, {})) for name in TRAINED)
+  return Profile(
+    macs=count_macs(jaxpr),
+    params=conv_fc + bn,
+    conv_fc_params=conv_fc,
+    bn_params=bn,
+  )
+
+
+def trace(
+  model: SlimNet, width: Width, image_size: tuple[int, int] | None
+) -> tuple[core.Jaxpr, dict[str, Any]]:
+  """Returns a width's forward pass of one example, and its variables' shapes.
+
+  Args:
+    model: the network.
+    width: width that it is built at; it may be wider than the parameters.
+    image_size: (height, width); None is that of `model.example()`.
+  """
   inputs = model.example()
   if image_size is not None:
     inputs = tuple(resized(x, image_size) for x in inputs)
@@ -70,13 +90,7 @@ def _profile(model, width, image_size):
   initialise = functools.partial(narrow(model, width).init, width=width)
   traced = jax.make_jaxpr(initialise, return_shape=True)
   jaxpr, shapes = traced(key_shape(), *inputs)
-  conv_fc, bn = (_size(shapes.get(name, {})) for name in TRAINED)
-  return Profile(
-    macs=count_macs(jaxpr.jaxpr),
-    params=conv_fc + bn,
-    conv_fc_params=conv_fc,
-    bn_params=bn,
-  )
+  return jaxpr.jaxpr, shapes
 
 
 def _size(tree: Any) -> int:
@@ -84,47 +98,82 @@ def _size(tree: Any) -> int:
 
 
 def count_macs(jaxpr: core.Jaxpr) -> int:
-  """Returns the multiply-accumulates of a traced program's products.
+  """Returns the multiply-accumulates of a traced program's products."""
+  return sum(product.macs for product in products(jaxpr))
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+  """A convolution or matrix product of a traced program.
+
+  Attributes:
+    dims: numbers whose product, over `divisor`, is its multiply-accumulates:
+      the axes of the output, then those that are summed over.
+    left, right: shapes of its operands, such as a map and a kernel.
+    equation: equation of the program.
+    divisor: see `dims`; default: 1.
+    times: number of times that it runs; default: 1.
+  """
+
+  dims: tuple[int, ...]
+  left: tuple[int, ...]
+  right: tuple[int, ...]
+  equation: core.JaxprEqn
+  divisor: int = 1
+  times: int = 1
+
+  @property
+  def macs(self) -> int:
+    """Returns the multiply-accumulates."""
+    return self.times * (math.prod(self.dims) // self.divisor)
+
+
+def products(jaxpr: core.Jaxpr) -> list[Product]:
+  """Returns the convolutions and matrix products of a traced program.
 
   Where platforms have formulations of their own, the definition counts. Loops
   count each turn, other branches the dearest.
   """
-  total = 0
+  found: list[Product] = []
   equations: list[Any] = list(jaxpr.eqns)
   for equation in equations:
     name, params = equation.primitive.name, equation.params
     if name == 'conv_general_dilated':
-      total += _conv_macs(equation)
+      found.append(_convolution(equation))
     elif name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
-      left = equation.invars[0].aval.shape
-      total += math.prod(equation.outvars[0].aval.shape) * math.prod(
-        left[axis] for axis in contracted
-      )
+      left, right = (operand.aval.shape for operand in equation.invars)
+      summed = tuple(left[axis] for axis in contracted)
+      dims = equation.outvars[0].aval.shape + summed
+      found.append(Product(dims, left, right, equation))
     elif name == 'cond':
-      counts = [count_macs(branch.jaxpr) for branch in params['branches']]
+      branches = [products(branch.jaxpr) for branch in params['branches']]
       platforms = params.get('branches_platforms')
       if platforms is None:
-        total += max(counts)
+        found += max(branches, key=lambda b: sum(p.macs for p in b))
       else:
-        total += counts[platforms.index(None)]
+        found += branches[platforms.index(None)]
     elif name == 'scan':
-      total += params['length'] * count_macs(params['jaxpr'].jaxpr)
+      found += [
+        dataclasses.replace(product, times=params['length'] * product.times)
+        for product in products(params['jaxpr'].jaxpr)
+      ]
     else:
       inner = params.get('jaxpr', params.get('call_jaxpr'))
       if inner is not None:
-        total += count_macs(getattr(inner, 'jaxpr', inner))
-  return total
+        found += products(getattr(inner, 'jaxpr', inner))
+  return found
 
 
-def _conv_macs(equation) -> int:
-  kernel = equation.invars[1].aval.shape
+def _convolution(equation) -> Product:
+  maps, kernel = (operand.aval.shape for operand in equation.invars)
   numbers = equation.params['dimension_numbers']
-  outputs = math.prod(equation.outvars[0].aval.shape)
   # One output channel's share of the kernel: window x input channels.
-  window = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+  window = tuple(kernel[axis] for axis in numbers.rhs_spec[1:])
   # Zeros between the pixels of a transposed convolution are not multiplied.
-  return outputs * window // math.prod(equation.params['lhs_dilation'])
+  spread = math.prod(equation.params['lhs_dilation'])
+  dims = equation.outvars[0].aval.shape + window
+  return Product(dims, maps, kernel, equation, spread)
 
 
 @functools.lru_cache(maxsize=64)
