@@ -34,6 +34,7 @@ from ml_collections import config_flags
 
 from slimjax import configs
 from slimjax import naming
+from slimjax import nets
 from slimjax.configs import common  # type: ignore[attr-defined]
 
 _SOURCE = pathlib.Path(__file__).parent
@@ -115,6 +116,31 @@ def define_config(
       flag_values,
     )
   return holder
+
+
+def define_numbers(name: str, purpose: str) -> flags.FlagHolder:
+  """Defines a flag that takes numbers above zero, such as 150e6,300e6.
+
+  Its value is a list of texts.
+
+  Args:
+    name: name of the flag.
+    purpose: help of the flag.
+  """
+  holder = flags.DEFINE_list(name, [], purpose)
+  flags.register_validator(
+    name,
+    lambda texts: all(_is_positive(text) for text in texts),
+    'numbers above zero are needed, such as 150e6,300e6',
+  )
+  return holder
+
+
+def _is_positive(text: str) -> bool:
+  try:
+    return 0 < float(text) < float('inf')
+  except ValueError:
+    return False
 
 
 def configurations() -> dict[str, pathlib.Path]:
@@ -268,7 +294,17 @@ def _last_overrides(arguments: Sequence[str]) -> list[str]:
     key = match[1] if match else f'={number}'
     kept.pop(key, None)
     kept[key] = argument
-  return list(kept.values())
+  return [_with_channels(argument) for argument in kept.values()]
+
+
+def _with_channels(argument: str) -> str:
+  """Returns --config.model.widths=@nets.json with the channels of the file.
+
+  So the configuration of the run records them.
+  """
+  key, _, value = argument.partition('=')
+  named = key.endswith('.model.widths') and value.startswith(nets.SIGN)
+  return f'{key}={tuple(nets.expand(value))!r}' if named else argument
 
 
 def _check_positionals(given: Sequence[str], usage: str) -> None:
