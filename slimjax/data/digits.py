@@ -30,6 +30,7 @@ def create(
   max_zoom: float = 0.12,
   train_images: int = _TRAIN,
   split_seed: int = 0,
+  held_out: int = 0,
 ) -> Dataset:
   """Returns the digits as a data set.
 
@@ -39,19 +40,31 @@ def create(
     train_images: number of training images; default: 1,437. Fewer make a harder
       task. The other images are for testing.
     split_seed: seed that draws the training images; default: 0.
+    held_out: number of training images set aside as the split `held_out`;
+      default: 0.
+
+  Raises:
+    ValueError: there are not so many images.
   """
+  options = {'train_images': train_images, 'split_seed': split_seed}
+  train, test = (load(name, **options) for name in ('train', 'test'))
+  if not 0 <= held_out < train_images:
+    raise ValueError(
+      f'held_out {held_out} must be less than the {train_images} training'
+      ' images'
+    )
+  # They are in random order already.
+  left = train_images - held_out
+  splits = {'train': {k: a[:left] for k, a in train.items()}, 'test': test}
+  if held_out:
+    splits['held_out'] = {k: a[left:] for k, a in train.items()}
   return Dataset(
     name='digits',
     num_classes=10,
     class_names=tuple('0123456789'),
     image_size=IMAGE_SIZE,
     preprocessing=f'(images / 255 - {_MEAN}) / {_STD}',
-    splits={
-      name: ArraySplit(
-        load(name, train_images=train_images, split_seed=split_seed)
-      )
-      for name in ('train', 'test')
-    },
+    splits={name: ArraySplit(arrays) for name, arrays in splits.items()},
     augment=AugmentImages(
       affine_augment,
       (
