@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import datetime
+import functools
 import os
 import platform
 import time
@@ -74,23 +75,17 @@ def measure(
     network.compiled(width, size, dtype)
     for _ in range(3):
       _fetch(network(requests[size], width=width))
-  times: dict[Any, list[list[float]]] = {cell: [] for cell in cells}
-  for done in range(rounds):
-    for index in random.permutation(len(cells)):
-      width, size = cells[index]
-      images = requests[size]
-      _fetch(network(images, width=width))
-      turn = []
-      for _ in range(_CALLS):
-        start = time.perf_counter()
-        _fetch(network(images, width=width))
-        turn.append(time.perf_counter() - start)
-      times[width, size].append(turn)
-    if on_round is not None:
-      on_round(done + 1, rounds)
+  times = time_in_turns(
+    {
+      (width, size): functools.partial(network, requests[size], width=width)
+      for width, size in cells
+    },
+    rounds=rounds,
+    on_round=on_round,
+  )
   return Table(
     rows=tuple(
-      _row(network, width, size, dtype, 1e3 * np.asarray(times[width, size]))
+      _row(network, width, size, dtype, times[width, size])
       for width, size in cells
     ),
     device=describe_device(network.backend),
@@ -99,6 +94,44 @@ def measure(
     versions=bundle.versions(_PACKAGES[network.backend]),
     error_title=_error_title(manifest.headline),
   )
+
+
+def time_in_turns(
+  calls: Mapping[Any, Callable[[], Any]],
+  *,
+  rounds: int,
+  on_round: Callable[[int, int], None] | None = None,
+) -> dict[Any, np.ndarray]:
+  """Returns the times of calls, each until its outputs are on the host.
+
+  Each round takes turns over all calls, in another order each time. A turn is
+  one call that is not counted and ten that are.
+
+  Args:
+    calls: functions to call, by names.
+    rounds: number of turns of each.
+    on_round: function called with (rounds done, rounds) after each; default:
+      none.
+
+  Returns:
+    Milliseconds [rounds, calls of a turn], by name.
+  """
+  names = list(calls)
+  random = np.random.default_rng(0)
+  times: dict[Any, list[list[float]]] = {name: [] for name in names}
+  for done in range(rounds):
+    for index in random.permutation(len(names)):
+      call = calls[names[index]]
+      _fetch(call())
+      turn = []
+      for _ in range(_CALLS):
+        start = time.perf_counter()
+        _fetch(call())
+        turn.append(time.perf_counter() - start)
+      times[names[index]].append(turn)
+    if on_round is not None:
+      on_round(done + 1, rounds)
+  return {name: 1e3 * np.asarray(turns) for name, turns in times.items()}
 
 
 def record(
