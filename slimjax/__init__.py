@@ -9,6 +9,7 @@ if TYPE_CHECKING:
   from slimjax.models import MODELS
   from slimjax.models.net import SlimNet
   from slimjax.runtime.opening import load
+  from slimjax.searching.arrays import search
   from slimjax.training.weights import load_weights
   from slimjax.training.weights import make_slimmable
   from slimjax.variables import apply
@@ -47,6 +48,7 @@ _HOMES = {
   'make_slimmable': 'training.weights',
   'profile_model': 'variables.profile',
   'save_torch': 'variables.torch_names',
+  'search': 'searching.arrays',
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
   'make_slimmable',
   'profile_model',
   'save_torch',
+  'search',
 ]
 
 

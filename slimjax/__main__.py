@@ -13,6 +13,7 @@ PROGRAMS = (
   'train',
   'evaluate',
   'calibrate',
+  'search',
   'predict',
   'export',
   'benchmark',

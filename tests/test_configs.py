@@ -7,6 +7,7 @@ import pytest
 
 import slimjax
 from slimjax import configuration
+from slimjax.analysis import published
 from slimjax.training.optim import create_schedule
 from slimjax.training.optim import sgd
 from slimjax.training.runs import build_plan
@@ -41,6 +42,18 @@ PUBLISHED = {
   ),
   'us_mobilenet_v1': ((0.25, 1.0), 250, 1024, {0: 0.5, 125: 0.25, 250: 0.0}),
   'us_mobilenet_v2': ((0.35, 1.0), 250, 1024, {0: 0.5, 125: 0.25, 250: 0.0}),
+  **{
+    f'autoslim_{name}': (
+      tuple(published.autoslim(name)), 300, 2048, {0: 0.5, 150: 0.25},
+    )
+    for name in ('mobilenet_v1', 'mobilenet_v2')
+  },
+  **{
+    f'autoslim_{name}_supernet': (
+      (0.15, 1.5), 50, 1024, {0: 0.5, 25: 0.25},
+    )
+    for name in ('mobilenet_v1', 'mobilenet_v2')
+  },
   'resnet101': (
     (0.25, 0.5, 0.75, 1.0), 100, 256, {0: 0.1, 30: 0.01, 90: 0.0001},
   ),

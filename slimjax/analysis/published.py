@@ -62,7 +62,7 @@ def find(run: configuration.Run) -> PublishedRow | None:
   table = _by_width(tables()['imagenet'][name])
   widths = {w for w in run.model['widths'] if isinstance(w, float | int)}
   if len(widths) != len(run.model['widths']):
-    return None  # a width is given as channels of every layer
+    return _found_by_autoslim(run)
   shared = tuple(run.model.get('shared', ()))
   title, source = f'S-{NAMES[name]}', tables()['imagenet']['source']
   total = tables()['slimmable_params_m'][name]
@@ -93,6 +93,38 @@ def find(run: configuration.Run) -> PublishedRow | None:
     params={w: table[w]['individual_params_m'] for w in errors if w in table},
     total_params=total,
     recipe=tables()['recipes'][name],
+  )
+
+
+def autoslim(name: str) -> dict[tuple[int, ...], Mapping[str, Any]]:
+  """Returns the networks that AutoSlim found, by the channels of the layers.
+
+  Args:
+    name: name of the model.
+  """
+  rows = tables()['autoslim'].get(name, [])
+  # The last of the published channels are the classes.
+  return {tuple(row['channels'][:-1]): row for row in rows}
+
+
+def _found_by_autoslim(run: configuration.Run) -> PublishedRow | None:
+  """Returns the row of networks that AutoSlim found, trained from scratch."""
+  name = run.model['name']
+  rows = autoslim(name)
+  widths = [
+    tuple(width) if isinstance(width, list | tuple) else width
+    for width in run.model['widths']
+  ]
+  if any(width not in rows for width in widths) or run.model.get('shared'):
+    return None
+  return PublishedRow(
+    title=f'AutoSlim-{NAMES[name]}',
+    source=tables()['autoslim']['source'],
+    errors={width: rows[width]['error'] for width in widths},
+    macs={width: rows[width]['macs'] for width in widths},
+    params={},
+    total_params=None,
+    recipe=tables()['recipes']['autoslim'],
   )
 
 

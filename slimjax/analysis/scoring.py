@@ -30,6 +30,7 @@ from slimjax.training.runs import check_data
 from slimjax.training.runs import data_differences
 from slimjax.training.runs import load_published
 from slimjax.training.runs import load_run
+from slimjax.widths import label
 from slimjax.widths import Width
 
 _NAMED = ('latest', 'best')
@@ -164,7 +165,7 @@ def published_errors(
   if row is None or split != 'test' or not published.same_data(row, run):
     return None
   errors = [
-    f'{row.errors[width]} % at {width}'
+    f'{row.errors[width]} % at {label(width)}'
     for width in widths
     if width in row.errors
   ]
