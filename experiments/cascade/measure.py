@@ -10,10 +10,10 @@ beside this file (or under --out). See README.md.
 """
 
 import argparse
+import functools
 import itertools
 import pathlib
 import sys
-import time
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from slimjax import files
 from slimjax import plots
 from slimjax import runtime
 from slimjax.runtime.measuring import describe_device
+from slimjax.runtime.measuring import time_in_turns
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import load_run
 from slimjax.widths import label
@@ -71,28 +72,9 @@ def choose(logits, labels, costs):
   return found
 
 
-def time_in_turns(policies, images, batch_size, rounds):
-  """Returns mean ms of an image by policy and round.
-
-  Each round gives every policy the same images, in another order of policies.
-  """
-  random = np.random.default_rng(0)
-  names = list(policies)
-  times = {name: [] for name in names}
-  batches = [
-    images[i : i + batch_size] for i in range(0, len(images), batch_size)
-  ]
-  for name in names:  # to compile and to warm up
-    for batch in batches:
-      np.asarray(policies[name](batch))
-  for _ in range(rounds):
-    for index in random.permutation(len(names)):
-      name = names[index]
-      start = time.perf_counter()
-      for batch in batches:
-        np.asarray(policies[name](batch))
-      times[name].append(1e3 * (time.perf_counter() - start) / len(images))
-  return times
+def answer_all(policy, batches):
+  """Answers one batch after another, each until it is on the host."""
+  return [np.asarray(policy(batch)) for batch in batches]
 
 
 def study(network, held_out, test, *, batch_size, timed, rounds):
@@ -103,7 +85,7 @@ def study(network, held_out, test, *, batch_size, timed, rounds):
     held_out, test: {'image': ..., 'label': ...} of the splits.
     batch_size: number of images in a request.
     timed: number of test images that are timed.
-    rounds: number of turns of each policy.
+    rounds: number of turns of each policy; a turn answers them eleven times.
   """
   table = network.benchmark(batch_sizes=(batch_size,), rounds=max(rounds, 3))
   costs = {r.width: r.p50_ms / batch_size for r in table.rows}
@@ -128,12 +110,20 @@ def study(network, held_out, test, *, batch_size, timed, rounds):
       'predicted_ms': thresholds.mean_cost,
       'reached': [float(np.mean(answers.stages >= stage)) for stage in stages],
     }
-  images = test['image'][:timed]
-  times = time_in_turns(policies, images, batch_size, rounds)
-  widest = np.array(times[f'width {label(network.widths[-1])}'])
+  batches = [
+    test['image'][start : min(start + batch_size, timed)]
+    for start in range(0, timed, batch_size)
+  ]
+  calls = {
+    name: functools.partial(answer_all, policy, batches)
+    for name, policy in policies.items()
+  }
+  times = time_in_turns(calls, rounds=rounds)
+  means = {name: turns.mean(1) / timed for name, turns in times.items()}
+  widest = means[f'width {label(network.widths[-1])}']
   for name, row in rows.items():
-    row['ms'] = float(np.median(times[name]))
-    row['of_widest'] = float(np.median(np.array(times[name]) / widest))
+    row['ms'] = float(np.median(means[name]))
+    row['of_widest'] = float(np.median(means[name] / widest))
   return {
     'device': describe_device(network.backend),
     'versions': table.versions,
@@ -194,8 +184,8 @@ def main(arguments=None):
   parser.add_argument('workdir', help='folder of the run')
   parser.add_argument('--out', type=pathlib.Path, default=HERE)
   parser.add_argument('--batch_size', type=int, default=1)
-  parser.add_argument('--timed', type=int, default=400, help='images')
-  parser.add_argument('--rounds', type=int, default=15)
+  parser.add_argument('--timed', type=int, default=200, help='images')
+  parser.add_argument('--rounds', type=int, default=5)
   given = parser.parse_args(arguments)
   run, _, _, step = load_run(given.workdir)
   dataset = build_dataset(run)
