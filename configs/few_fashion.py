@@ -4,8 +4,7 @@ Command: python -m slimjax.train --config=few_fashion --workdir=DIR
 Source: the recipe is our own. 10,000 images to train, drawn by the seed, 2,000
 others held out, and all of the 10,000 test images: half a percent between two
 widths is seen. The published stride of the stem and thin widths keep a step
-cheap, 0.1 seconds of a core. The experiments compare widths and methods here
-(experiments/fashion).
+cheap. The experiments compare widths and methods here (experiments/fashion).
 """
 
 from ml_collections import config_dict
