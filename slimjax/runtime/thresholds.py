@@ -226,6 +226,8 @@ class _Images:
           f'logits of {label(width)} have the shape {list(array.shape)};'
           f' [{len(labels)}, classes] is expected, with at least one image'
         )
+      if not np.isfinite(array).all():
+        raise ValueError(f'logits of {label(width)} are not all finite')
     sure = {w: CONFIDENCES[confidence](array) for w, array in arrays.items()}
     return cls(
       costs=costs,

@@ -246,6 +246,13 @@ def test_what_cannot_be_had_is_refused(options, reason):
     runtime.choose_thresholds(**arguments)
 
 
+def test_logits_that_are_not_numbers_choose_nothing():
+  labels, logits = drawn(count=20)
+  logits[0.5][3, 2] = np.nan
+  with pytest.raises(ValueError, match=r'logits of 0\.5 are not all finite'):
+    runtime.choose_thresholds(logits, labels, COSTS, accuracy=50)
+
+
 def row(width, ms, error=9.0):
   return Row(
     width=width,
