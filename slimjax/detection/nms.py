@@ -47,32 +47,33 @@ def nms(
   boxes, valid = rows(jnp.asarray(boxes, jnp.float32)), rows(valid)
   groups = None if groups is None else rows(groups)
 
-  def overlapping(i, j):
-    """Returns which boxes of tile i would suppress which of tile j, [t, t]."""
-    found = iou(boxes[i], boxes[j]) > threshold
-    if groups is not None:
-      found &= groups[i][:, None] == groups[j][None]
-    return found
-
-  def suppressed(found, kept):
-    """Returns which columns overlap a kept row, [t]."""
-    return jnp.any(found & kept[:, None], axis=0)
+  def overlaps(i, j, among):
+    """Returns the IoU of tile i with what tile j has `among` it, [t, t]."""
+    # A box of zeros overlaps nothing.
+    found = iou(boxes[i], jnp.where(among[:, None], boxes[j], 0))
+    if groups is None:
+      return found
+    return jnp.where(groups[i][:, None] == groups[j][None], found, 0)
 
   def one_tile(state):
     i, count, keep = state
-    candidates = lax.fori_loop(
-      0,
-      i,
-      lambda j, left: left & ~suppressed(overlapping(j, i), keep[j]),
-      valid[i],
-    )
-    earlier = jnp.tri(tile, k=-1, dtype=bool).T
-    inside = overlapping(i, i) & earlier
+
+    # The largest of a row is compared, and not each: XLA vectorises that.
+    def left_by(j, left):
+      return left & ~(overlaps(i, j, keep[j]).max(axis=1) > threshold)
+
+    candidates = lax.fori_loop(0, i, left_by, valid[i])
+    earlier = jnp.tri(tile, k=-1, dtype=bool)
+    inside = (overlaps(i, i, candidates) > threshold) & earlier
+
+    def left_inside(kept):
+      return candidates & ~jnp.any(inside & kept[None], axis=1)
+
     # After round k the first k boxes are right: those before them were.
     kept, _ = lax.while_loop(
       lambda pair: jnp.any(pair[0] != pair[1]),
-      lambda pair: (candidates & ~suppressed(inside, pair[0]), pair[0]),
-      (candidates & ~suppressed(inside, candidates), candidates),
+      lambda pair: (left_inside(pair[0]), pair[0]),
+      (left_inside(candidates), candidates),
     )
     kept &= count + jnp.cumsum(kept, dtype=jnp.int32) <= limit
     count += jnp.sum(kept, dtype=jnp.int32)
