@@ -65,9 +65,10 @@ def nms(
     candidates = lax.fori_loop(0, i, left_by, valid[i])
     earlier = jnp.tri(tile, k=-1, dtype=bool)
     inside = (overlaps(i, i, candidates) > threshold) & earlier
+    inside = inside.T  # Columns of bools are reduced faster than rows.
 
     def left_inside(kept):
-      return candidates & ~jnp.any(inside & kept[None], axis=1)
+      return candidates & ~jnp.any(inside & kept[:, None], axis=0)
 
     # After round k the first k boxes are right: those before them were.
     kept, _ = lax.while_loop(
