@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from slimjax.detection.boxes import iou
 from slimjax.detection.ranking import best
+from slimjax.detection.varying import varying_as
 
 
 def match(
@@ -70,11 +71,11 @@ def match(
 
   ends = jnp.arange(1, len(gt) + 1, dtype=jnp.int32)
   count = jnp.max(jnp.where(gt_valid, ends, 0), initial=0)
+  start = varying_as(
+    (none, unmatched, jnp.zeros(n, bool), unmatched), boxes, gt, gt_valid
+  )
   highest, matched, forced, owner = jax.lax.fori_loop(
-    jnp.int32(0),
-    count,
-    pass_one,
-    (none, unmatched, jnp.zeros(n, bool), unmatched),
+    jnp.int32(0), count, pass_one, start
   )
   positive = (highest >= high) | forced
   label = jnp.where(positive, 1, jnp.where(highest < low, 0, -1))

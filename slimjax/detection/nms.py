@@ -5,6 +5,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from slimjax.detection.boxes import iou
+from slimjax.detection.varying import varying_as
 
 
 def nms(
@@ -87,6 +88,6 @@ def nms(
   _, _, keep = lax.while_loop(
     lambda state: (state[0] < last) & (state[1] < limit),
     one_tile,
-    (jnp.int32(0), jnp.int32(0), jnp.zeros_like(valid)),
+    (jnp.int32(0), *varying_as((jnp.int32(0), jnp.zeros_like(valid)), valid)),
   )
   return keep.reshape(-1)[:n]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slimjax.detection.boxes import level_of
+from slimjax.detection.varying import varying_as
 
 # The level of the first map: its cells are 4 x 4 pixels.
 _FIRST = 2
@@ -82,6 +83,7 @@ def _backward(shapes, size, sampling, canonical_scale, residuals, cotangent):
     )
 
   flat = jnp.zeros((cells.shape[0] * cells.shape[1], channels), jnp.float32)
+  flat = varying_as(flat, rois, cotangent)
   flat = lax.fori_loop(0, (2 * sampling) ** 2, add, flat)
   gradient = flat.reshape(*cells.shape[:2], channels).astype(cells.dtype)
   return gradient, jnp.zeros_like(rois)

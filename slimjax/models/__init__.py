@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import Any
 
+from slimjax.detection.recipe import KEYPOINT_BASELINE
+from slimjax.detection.recipe import PUBLISHED
+from slimjax.detection.recipe import Recipe
+from slimjax.models.detector import Detector
 from slimjax.models.mobilenet_v1 import MobileNetV1
 from slimjax.models.mobilenet_v2 import MobileNetV2
 from slimjax.models.net import SlimNet
@@ -14,7 +19,7 @@ from slimjax.models.shufflenet import ShuffleNet
 from slimjax.naming import resolve
 from slimjax.widths import Width
 
-MODELS: dict[str, Callable[..., SlimNet]] = {
+CLASSIFIERS: dict[str, Callable[..., SlimNet]] = {
   'mobilenet_v1': MobileNetV1,
   'mobilenet_v2': MobileNetV2,
   'shufflenet': ShuffleNet,
@@ -26,6 +31,43 @@ MODELS: dict[str, Callable[..., SlimNet]] = {
 }
 
 
+def create_detector(
+  *,
+  backbone: str = 'resnet50',
+  num_classes: int = 80,
+  recipe: Recipe = PUBLISHED,
+  **options: Any,
+) -> Detector:
+  """Returns a detector; see `slimjax.models.detector`.
+
+  Args:
+    backbone: one of `CLASSIFIERS`, or 'package.module:Name' of a `SlimNet` of
+      your own, whose last four stage maps have the strides 4, 8, 16 and 32.
+    num_classes: classes without the background; default: COCO's 80.
+    recipe: numbers that are not among the options; default: the published ones.
+    **options: attributes of `Detector` and of `Recipe`.
+  """
+  numbers = {field.name for field in dataclasses.fields(Recipe)}
+  own = {name: options.pop(name) for name in numbers & options.keys()}
+  make = resolve(backbone, CLASSIFIERS, 'backbone')
+  return Detector(
+    num_classes=num_classes,
+    backbone=make(),
+    recipe=dataclasses.replace(recipe, **own),
+    **options,
+  )
+
+
+MODELS: dict[str, Callable[..., SlimNet]] = {
+  **CLASSIFIERS,
+  'faster_rcnn': create_detector,
+  'mask_rcnn': functools.partial(create_detector, masks=True),
+  'keypoint_rcnn': functools.partial(
+    create_detector, num_classes=1, keypoints=17, recipe=KEYPOINT_BASELINE
+  ),
+}
+
+
 def create_model(
   name: str, *, num_classes: int, widths: Sequence[Width], **options: Any
 ) -> SlimNet:
@@ -33,10 +75,12 @@ def create_model(
 
   Args:
     name: one of `MODELS`, or 'package.module:Name' of a `SlimNet` of your own.
-    num_classes: number of outputs of the classifier.
+    num_classes: number of outputs of the classifier, or classes of objects.
     widths: floats such as 0.25, or tuples of channels. Parameters have the
       size of the widest.
-    **options: attributes of `SlimNet`: dtype, small_stem, remat, axis_name.
+    **options: attributes of `SlimNet`: dtype, small_stem, remat, axis_name; of
+      a detector also those of `Detector` and `Recipe`, and the name of its
+      backbone.
 
   Raises:
     ValueError: unknown model or option, widths that do not fit it, or what is

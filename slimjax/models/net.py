@@ -288,6 +288,16 @@ class SlimNet(nn.Module):
     )(features)
 
 
+def backbone_of(model: SlimNet) -> SlimNet | None:
+  """Returns the network that is part of another as its attribute `backbone`.
+
+  It has the other's widths, and its variables stand under that name. None if
+  the network has no backbone.
+  """
+  found = getattr(model, 'backbone', None)
+  return found if isinstance(found, SlimNet) else None
+
+
 def non_empty(maps: jax.Array, what: str) -> jax.Array:
   """Returns `maps` [b, h, w, c]; raises ValueError if no pixels are left."""
   if 0 in maps.shape[1:3]:

@@ -17,11 +17,13 @@ from slimjax.variables import init
 from slimjax.variables.calibrating import calibrate
 from slimjax.variables.fitting import bare
 from slimjax.variables.fitting import fit
-from slimjax.variables.fitting import head
+from slimjax.variables.fitting import fresh
 from slimjax.variables.fitting import Source
 from slimjax.variables.fitting import Taken
+from slimjax.variables.fitting import target
 from slimjax.variables.reading import check_exists
 from slimjax.variables.reading import read_file
+from slimjax.variables.slicing import Path
 from slimjax.variables.sorting import sort_channels
 from slimjax.variables.sources import source_of
 from slimjax.variables.sources import source_of_variables
@@ -69,7 +71,7 @@ def load_weights(
       message says what it looks like.
   """
   found = find_source(model, source)
-  return _fitted(model, found, _drawn(model, key), report)
+  return _fitted(model, found, _drawn(model, found, key), report)
 
 
 def make_slimmable(
@@ -102,8 +104,8 @@ def make_slimmable(
   Raises:
     ValueError: see `load_weights`; or the channels cannot be sorted.
   """
-  found = sort_channels(model, find_source(model, weights), method=method)
-  variables, taken = fit(model, found, _drawn(model, key))
+  found = _sorted(model, find_source(model, weights), method)
+  variables, taken = fit(model, found, _drawn(model, found, key))
   if batches is not None and taken.norms:
     variables = calibrate(model, variables, batches, widths=tuple(taken.norms))
   if report is not None:
@@ -130,7 +132,7 @@ def begin(
   """
   found = find_source(model, source)
   if sort:
-    found = sort_channels(model, found, method=sort)
+    found = _sorted(model, found, sort)
   return _fitted(model, found, lambda: drawn, report)
 
 
@@ -174,15 +176,22 @@ def _of_ours(model, variables, name, widths, classes) -> Source:
   )
 
 
-def _drawn(model: SlimNet, key: jax.Array | None):
-  """Returns a function that draws the head, and nothing else."""
-  return lambda: _draw_head(model, jax.random.key(0) if key is None else key)
+def _sorted(model: SlimNet, found: Source, method: str) -> Source:
+  return sort_channels(target(model, found), found, method=method)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _draw_head(model: SlimNet, key: jax.Array) -> dict[str, Any]:
+def _drawn(model: SlimNet, found: Source, key: jax.Array | None):
+  """Returns a function that draws what a source lacks, and nothing else."""
+  wanted = fresh(model, found)
+  key = jax.random.key(0) if key is None else key
+  return lambda: _draw_only(model, wanted, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw_only(
+  model: SlimNet, wanted: frozenset[Path], key: jax.Array
+) -> dict[str, Any]:
   flat = traverse_util.flatten_dict(init(model, key))
-  wanted = head(model)
   return traverse_util.unflatten_dict(
     {path: leaf for path, leaf in flat.items() if bare(path) in wanted}
   )

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax.models.net import backbone_of
 from slimjax.models.net import check_static
 from slimjax.models.net import SlimNet
 from slimjax.nn.norm import MOMENTS
@@ -265,10 +266,13 @@ def _moments(small: SlimNet, weights, counts, *inputs):
     norm = mask_norm(small, weights[NORM], counts)
     weights = {**weights, NORM: norm}
   state = [name for name in weights if name not in TRAINED]
+  # A detector holds its norms in training too; those of its backbone move.
+  method = None if backbone_of(small) is None else 'features'
   _, moved = small.apply(
     weights,
     *inputs,
     width=small.widths[0],
+    method=method,
     train=True,
     mutable=[*state, MOMENTS],
     rngs={'dropout': jax.random.key(0)},

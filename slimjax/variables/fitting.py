@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax.models.net import backbone_of
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import PARAMS
 from slimjax.variables.format import private_collections
@@ -31,6 +32,8 @@ from slimjax.variables.slicing import take_width
 from slimjax.widths import label
 from slimjax.widths import switch_name
 from slimjax.widths import Width
+
+BACKBONE = 'backbone'  # the attribute, and the name of its variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +87,10 @@ class Taken:
     name: origin of the weights.
     taken: number of their tensors that are used.
     total: number of their tensors.
-    new: layers that were drawn anew, since they depend on the classes; default:
-      none.
-    classes: number of classes (before, now); default: (0, 0).
+    new: layers that were drawn anew, since they depend on the classes, or since
+      the weights are those of a backbone; default: none.
+    classes: number of classes (before, now), where they differ; default: (0,
+      0).
     norms: {width: the wider one whose norms it began with}, where it had none;
       default: empty.
     notes: lines on what was left aside; default: none.
@@ -105,7 +109,8 @@ class Taken:
     if self.new:
       before, now = self.classes
       names = ', '.join(f'the {name}' for name in self.new)
-      parts.append(f'new: {names}, {before} -> {now} classes')
+      counts = f', {before} -> {now} classes' if before != now else ''
+      parts.append(f'new: {names}{counts}')
     wider: dict[Width, list[str]] = {}
     for width, other in self.norms.items():
       wider.setdefault(other, []).append(label(width))
@@ -155,6 +160,34 @@ def head(model: SlimNet) -> frozenset[Path]:
   return frozenset(path for path in one if one[path].shape != other[path].shape)
 
 
+def target(model: SlimNet, source: Source) -> SlimNet:
+  """Returns what of `model` weights are of: all, or its backbone alone.
+
+  A backbone has the classifier that the weights have.
+  """
+  backbone = backbone_of(model)
+  if backbone is None or isinstance(source.model, type(model)):
+    return model
+  return backbone.clone(
+    num_classes=source.model.num_classes,
+    shared=tuple(path.replace(f'/{BACKBONE}', '') for path in model.shared),
+  )
+
+
+def fresh(model: SlimNet, source: Source) -> frozenset[Path]:
+  """Returns the variables that a source does not give, as `describe` has them.
+
+  They are those that depend on the classes, where these differ, or all that
+  are not a backbone's.
+  """
+  if target(model, source) is not model:
+    described = describe(model, model.full_channels)
+    return frozenset(path for path in described if path[1] != BACKBONE)
+  if source.model.num_classes != model.num_classes:
+    return head(model)
+  return frozenset()
+
+
 def fit(
   model: SlimNet,
   source: Source,
@@ -164,14 +197,17 @@ def fit(
 
   Args:
     model: the network to begin.
-    source: weights of the same architecture, no thinner, which `check_source`
-      passes.
-    draw: function that gives variables of `model` as drawn, of which the head
-      is taken where the classes differ; called only then.
+    source: weights of the same architecture, or of a classifier of its
+      backbone's, no thinner, which `check_source` passes.
+    draw: function that gives variables of `model` as drawn, of which those of
+      `fresh` are taken; called only if there are any.
 
   Raises:
     ValueError: the source is thinner than the model.
   """
+  part = target(model, source)
+  if part is not model:
+    return _fit_backbone(model, part, source, draw)
   on_host = jax.tree.map(np.asarray, dict(source.variables))
   source = dataclasses.replace(source, variables=on_host)
   used: set[Path] = set()
@@ -194,9 +230,8 @@ def fit(
     _, shared = split_shared(model, name, whole[name])
     if shared:
       variables[name][SHARED] = shared
-  new: frozenset[Path] = frozenset()
-  if source.model.num_classes != model.num_classes:
-    new = head(model)
+  new = fresh(model, source)
+  if new:
     variables = _with_head(variables, new, draw())
   total = len(traverse_util.flatten_dict(dict(source.variables)))
   return variables, Taken(
@@ -207,6 +242,43 @@ def fit(
     classes=(source.model.num_classes, model.num_classes),
     norms=norms,
     notes=source.notes,
+  )
+
+
+def _fit_backbone(
+  model: SlimNet,
+  part: SlimNet,
+  source: Source,
+  draw: Callable[[], Variables],
+) -> tuple[dict[str, Any], Taken]:
+  """Returns variables of `model`, of which `part` is the backbone."""
+  variables, taken = fit(part, source, dict)
+  classifier = head(part)
+  new = fresh(model, source)
+  flat = {
+    path: jnp.asarray(leaf)
+    for path, leaf in traverse_util.flatten_dict(dict(draw())).items()
+    if bare(path) in new
+  }
+  left = 0
+  for path, leaf in traverse_util.flatten_dict(variables).items():
+    if bare(path) in classifier:
+      left += 1
+      continue
+    place = 1 if path[0] == PARAMS else 2
+    flat[*path[:place], BACKBONE, *path[place:]] = leaf
+  missing = traverse_util.flatten_dict(variable_shapes(model)).keys() - flat
+  if missing:
+    raise ValueError(
+      f'{source.name} does not give {"/".join(min(missing))}, nor'
+      f' {len(missing) - 1} more variables of {type(model).__name__}'
+    )
+  return traverse_util.unflatten_dict(flat), dataclasses.replace(
+    taken,
+    taken=taken.taken - left,
+    new=tuple(dict.fromkeys(path[1] for path in sorted(new))),
+    classes=(0, 0),
+    notes=(*taken.notes, 'left aside: its classifier'),
   )
 
 

@@ -279,12 +279,14 @@ def _forward(small, weights, *inputs):
 
 def check_inputs(model: SlimNet, inputs: tuple[jax.Array, ...]) -> None:
   """Raises ValueError unless the inputs are like those of `model.example()`."""
-  expected = model.example()
-  if len(inputs) != len(expected):
+  needed, optional = model.example(), model.optional_inputs()
+  if not 0 <= len(inputs) - len(needed) <= len(optional):
+    up_to = f' to {len(needed) + len(optional)}' if optional else ''
     raise ValueError(
-      f'{type(model).__name__} takes {len(expected)} inputs, got {len(inputs)}'
+      f'{type(model).__name__} takes {len(needed)}{up_to} inputs, got'
+      f' {len(inputs)}'
     )
-  for array, like in zip(inputs, expected, strict=True):
+  for array, like in zip(inputs, (*needed, *optional), strict=False):
     images = len(like.shape) == 4
     what = 'images' if images else 'inputs'
     if array.ndim != len(like.shape) or (

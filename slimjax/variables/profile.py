@@ -10,6 +10,7 @@ import jax
 from jax.extend import core
 
 from slimjax.models import MODELS
+from slimjax.models.net import backbone_of
 from slimjax.models.net import check_static
 from slimjax.models.net import pair
 from slimjax.models.net import Size
@@ -35,12 +36,28 @@ class Profile:
     conv_fc_params: those of the collection `params`: convolutions, fully
       connected layers and the like.
     bn_params: scales and biases of norms.
+    backbone: what of it is the backbone's, the part of a detector that a width
+      slims; default: None, the network has no backbone.
   """
 
   macs: int
   params: int
   conv_fc_params: int
   bn_params: int
+  backbone: 'Profile | None' = None
+
+  @property
+  def rest(self) -> 'Profile | None':
+    """Returns what is not the backbone's: of a detector, pyramid and heads."""
+    if self.backbone is None:
+      return None
+    return Profile(
+      *(
+        getattr(self, field.name) - getattr(self.backbone, field.name)
+        for field in dataclasses.fields(self)
+        if field.name != 'backbone'
+      )
+    )
 
 
 def profile_model(
@@ -63,7 +80,25 @@ def profile_model(
 
 @functools.lru_cache(maxsize=256)  # it is asked for again and again
 def _profile(model, width, image_size):
-  jaxpr, shapes = trace(model, width, image_size)
+  backbone = backbone_of(model)
+  if backbone is None:
+    return _count(model, width, image_size, '__call__')
+  # Its images are the detector's.
+  size = image_size or pair(model.example()[0].shape[1:3])
+  return dataclasses.replace(
+    _count(model, width, image_size, '__call__'),
+    backbone=_count(backbone, width, size, 'features'),
+  )
+
+
+@functools.lru_cache(maxsize=64)  # detectors have backbones in common
+def _count(
+  model: SlimNet,
+  width: Width,
+  image_size: tuple[int, int] | None,
+  method: str,
+) -> Profile:
+  jaxpr, shapes = trace(model, width, image_size, method)
   conv_fc, bn = (_size(shapes.get(name, {})) for name in TRAINED)
   return Profile(
     macs=count_macs(jaxpr),
@@ -74,7 +109,10 @@ def _profile(model, width, image_size):
 
 
 def trace(
-  model: SlimNet, width: Width, image_size: tuple[int, int] | None
+  model: SlimNet,
+  width: Width,
+  image_size: tuple[int, int] | None,
+  method: str = '__call__',
 ) -> tuple[core.Jaxpr, dict[str, Any]]:
   """Returns a width's forward pass of one example, and its variables' shapes.
 
@@ -82,12 +120,14 @@ def trace(
     model: the network.
     width: width that it is built at; it may be wider than the parameters.
     image_size: (height, width); None is that of `model.example()`.
+    method: name of the method of the forward pass; default: the whole.
   """
   inputs = model.example()
   if image_size is not None:
     inputs = tuple(resized(x, image_size) for x in inputs)
   # Initialising is drawing, which multiplies nothing, and the forward pass.
-  initialise = functools.partial(narrow(model, width).init, width=width)
+  small = narrow(model, width)
+  initialise = functools.partial(small.init, width=width, method=method)
   traced = jax.make_jaxpr(initialise, return_shape=True)
   jaxpr, shapes = traced(key_shape(), *inputs)
   return jaxpr.jaxpr, shapes
@@ -185,35 +225,49 @@ def count_parameters(model: SlimNet) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-  """What a model of `MODELS` costs on ImageNet.
+  """What a model of `MODELS` costs on ImageNet, or a detector on COCO.
 
   Attributes:
     name: name that `slimjax.create_model` takes.
     parameters: trained parameters, all widths together.
     macs: {width: multiply-accumulates of an image}, thinnest first.
+    image_size: (height, width) of that image.
+    backbone_macs: those of a detector's backbone; default: none.
   """
 
   name: str
   parameters: int
   macs: Mapping[Width, int]
+  image_size: tuple[int, int]
+  backbone_macs: Mapping[Width, int] = dataclasses.field(default_factory=dict)
 
 
 def list_models() -> list[ModelCost]:
   """Returns the models by name, with parameters, and MACs at their widths.
 
-  For 1000 classes, images of 224 x 224 and each family's default widths; by
-  shape evaluation, which takes some seconds.
+  For each family's default widths; classifiers for 1000 classes and images of
+  224 x 224, detectors for COCO's classes and the canvas 800 x 1344. By shape
+  evaluation, which takes half a minute.
   """
   costs = []
   for name, make in MODELS.items():
-    model = make(num_classes=1000)
+    model = make()
+    size = (224, 224) if backbone_of(model) is None else (800, 1344)
+    profiles = {
+      width: profile_model(model, width=width, image_size=size)
+      for width in model.ordered_widths
+    }
+    widest = profiles[model.ordered_widths[-1]]
     costs.append(
       ModelCost(
         name,
-        count_parameters(model),
+        widest.conv_fc_params + sum(p.bn_params for p in profiles.values()),
+        {width: profile.macs for width, profile in profiles.items()},
+        size,
         {
-          width: profile_model(model, width=width, image_size=224).macs
-          for width in model.ordered_widths
+          width: profile.backbone.macs
+          for width, profile in profiles.items()
+          if profile.backbone is not None
         },
       )
     )

@@ -41,6 +41,20 @@ _KINDS = (
     ('head_0.1.bn.0.*',),
     layout='authors',
   ),
+  # Detectors.
+  _Kind(
+    "torchvision's fasterrcnn_resnet50_fpn_v2, whose heads have norms",
+    ('rpn.head.conv.1.0.weight', 'roi_heads.box_head.*'),
+  ),
+  _Kind(
+    "torchvision's fasterrcnn, maskrcnn or keypointrcnn_resnet50_fpn",
+    ('backbone.body.layer1.0.conv3.weight', 'roi_heads.box_head.fc6.weight'),
+    layout='detector',
+  ),
+  _Kind('a detector of torchvision', ('backbone.fpn.*', 'rpn.head.*')),
+  _Kind("torchvision's RetinaNet", ('head.classification_head.*',)),
+  _Kind('a detector of detectron2', ('backbone.bottom_up.*',)),
+  _Kind('a detector of mmdetection', ('neck.lateral_convs.*',)),
   # What resembles a ResNet.
   _Kind('a ResNet-D of timm', ('conv1.6.weight', 'layer1.*')),
   _Kind('an SE-ResNet', ('layer1.0.se*.weight',)),

@@ -6,7 +6,9 @@ from typing import Any
 
 from flax import traverse_util
 
+from slimjax.models.net import backbone_of
 from slimjax.models.net import SlimNet
+from slimjax.variables.fitting import BACKBONE
 from slimjax.variables.fitting import check_source
 from slimjax.variables.fitting import head
 from slimjax.variables.fitting import Source
@@ -19,6 +21,10 @@ from slimjax.variables.slicing import describe
 from slimjax.variables.state_dicts import Arrays
 from slimjax.variables.state_dicts import as_arrays
 from slimjax.variables.state_dicts import state_dict
+from slimjax.variables.torch_detectors import DETECTOR
+from slimjax.variables.torch_detectors import has_gaps
+from slimjax.variables.torch_detectors import renamed
+from slimjax.variables.torch_detectors import without_gaps
 from slimjax.variables.torch_layouts import authors_layout
 from slimjax.variables.torch_layouts import ORDINARY
 from slimjax.variables.torch_names import from_authors
@@ -27,6 +33,7 @@ from slimjax.widths import named_width
 from slimjax.widths import switch_name
 from slimjax.widths import Width
 
+LAYOUTS = {**ORDINARY, 'detector': DETECTOR}
 # The widths of the authors' networks, of which a checkpoint says the number.
 _PUBLISHED = (
   (0.25, 0.5, 0.75, 1.0),
@@ -40,7 +47,8 @@ def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
   """Returns what arrays hold, as weights that `model` may begin with.
 
   Args:
-    model: network of the same architecture; its widths and classes may differ.
+    model: network of the same architecture, or with it as its backbone; its
+      widths and classes may differ.
     content: variables of ours, nested or by names such as 'params/stem/kernel';
       or what PyTorch's checkpoints hold: the authors' networks, and ordinary
       ones of torchvision and timm.
@@ -58,9 +66,11 @@ def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
     for key in weights.averages
   )
   look = recognise({n: x.shape for n, x in weights.arrays.items()})
+  if look.layout != 'detector':
+    model = backbone_of(model) or model
   if look.layout == 'authors':
     return _of_authors(model, weights.arrays, name, look.network, notes)
-  layout = ORDINARY.get(look.layout)
+  layout = LAYOUTS.get(look.layout)
   if layout is not None and isinstance(model, layout.family):
     return _of_ordinary(model, look, weights.arrays, name, notes)
   looks = (
@@ -97,7 +107,7 @@ def source_of_variables(
   """Returns variables of ours as weights that `model` may begin with.
 
   Args:
-    model: network of the same architecture.
+    model: network of the same architecture, or with it as its backbone.
     arrays: arrays by paths such as 'norm/w025/stem/norm/scale'.
     name: origin of the arrays, for people.
     widths: widths of their network; default: as the names of switches say.
@@ -106,6 +116,8 @@ def source_of_variables(
   Raises:
     ValueError: they are not the variables of such a network.
   """
+  if not any(path.startswith(f'{PARAMS}/{BACKBONE}/') for path in arrays):
+    model = backbone_of(model) or model
   variables = traverse_util.unflatten_dict(
     {tuple(path.split('/')): array for path, array in arrays.items()}
   )
@@ -162,13 +174,22 @@ def _completed(variables, widths: tuple[Width, ...]) -> dict[str, Any]:
 
 
 def _classes(model: SlimNet, arrays: Arrays) -> int:
-  described = describe(model, model.full_channels)
+  """Returns the classes of a head, from the axis that grows with them."""
+  n = model.num_classes
+  one, other = (
+    describe(model.clone(num_classes=m), model.full_channels)
+    for m in (n, n + 1)
+  )
   for path in sorted(head(model)):
     array = arrays.get('/'.join(path))
-    shape = described[path].shape
-    if array is not None and model.num_classes in shape:
-      return array.shape[len(shape) - 1 - shape[::-1].index(model.num_classes)]
-  return model.num_classes
+    if array is None or array.ndim != len(one[path].shape):
+      continue
+    sizes = zip(array.shape, one[path].shape, other[path].shape, strict=True)
+    for size, before, after in sizes:
+      found = n + (size - before) // max(after - before, 1)
+      if after > before and found > 0:
+        return found
+  return n
 
 
 def _of_authors(
@@ -210,8 +231,15 @@ def _of_ordinary(
   notes: tuple[str, ...],
 ) -> Source:
   """Returns an ordinary network of one width, 1 or one of the model's."""
-  layout = ORDINARY[look.layout]
-  classes = _rows(arrays, f'{layout.classifier}.weight', model.num_classes)
+  layout = LAYOUTS[look.layout]
+  if layout is DETECTOR:
+    arrays = renamed(arrays)
+    if has_gaps(arrays, model.num_classes):
+      arrays = without_gaps(arrays)
+      notes = (*notes, "left aside: COCO's 10 ids that name no category")
+  rows = model.num_classes + layout.background
+  classes = _rows(arrays, f'{layout.classifier}.weight', rows)
+  classes -= layout.background
   stem = layout.units(model)[0].convs[0]
   channels = _rows(arrays, f'{stem}.weight', 0)
   wholes = [

@@ -40,6 +40,27 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Layer:
+  """A layer without a norm and the PyTorch module that corresponds to it.
+
+  Attributes:
+    path: path of the layer.
+    module: PyTorch's module.
+    kind: 'conv', 'dense', 'transposed', or 'flattened': a dense layer whose
+      inputs are maps, flattened channels first there and channels last here.
+  """
+
+  path: tuple[str, ...]
+  module: str
+  kind: str
+
+
+def _no_layers(model: SlimNet) -> list[Layer]:
+  del model
+  return []
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
   """The names of one implementation of a family.
 
@@ -47,12 +68,24 @@ class Layout:
     family: our class.
     units: function that returns the units of a network, in the order of its
       checkpoints.
-    classifier: PyTorch's module of the classifier.
+    classifier: PyTorch's module of the classifier; of a detector, that of the
+      rois.
+    layers: function that returns the other layers; default: there are none but
+      the classifier.
+    background: classes of the classifier that are none of ours; default: 0.
   """
 
   family: type[SlimNet]
   units: Callable[[SlimNet], list[Unit]]
   classifier: str
+  layers: Callable[[SlimNet], list[Layer]] = _no_layers
+  background: int = 0
+
+  def plain_layers(self, model: SlimNet) -> list[Layer]:
+    """Returns the layers without a norm, the classifier among them."""
+    return self.layers(model) or [
+      Layer(('classifier',), self.classifier, 'dense')
+    ]
 
 
 def authors_layout(model: SlimNet) -> Layout:
@@ -171,7 +204,8 @@ AUTHORS = (
 # torchvision and timm.
 
 
-def _resnet(model: SlimNet) -> list[Unit]:
+def resnet_units(model: SlimNet) -> list[Unit]:
+  """Returns the units of torchvision's and timm's ResNets."""
   units = [_unit('stem', 'conv1', 'bn1')]
   for _, stage, j in _bottlenecks(model):
     block, prefix = f'stage{stage}_block{j}', f'layer{stage}.{j - 1}'
@@ -230,7 +264,7 @@ def _timm_mobilenet_v2(model: SlimNet) -> list[Unit]:
 
 
 ORDINARY: Mapping[str, Layout] = {
-  'resnet': Layout(ResNet, _resnet, 'fc'),
+  'resnet': Layout(ResNet, resnet_units, 'fc'),
   'torchvision_mobilenet_v2': Layout(
     MobileNetV2, _torchvision_mobilenet_v2, 'classifier.1'
   ),

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from slimjax import files
+from slimjax.models.detector import BOX_CELLS
+from slimjax.models.detector import Detector
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import SHARED
 from slimjax.variables.format import variable_shapes
@@ -28,6 +30,7 @@ from slimjax.variables.reading import read_file
 from slimjax.variables.recognising import misfit
 from slimjax.variables.recognising import recognise
 from slimjax.variables.state_dicts import state_dict
+from slimjax.variables.torch_detectors import DETECTOR
 from slimjax.variables.torch_layouts import authors_layout
 from slimjax.variables.torch_layouts import Layout
 
@@ -38,6 +41,14 @@ _NORM = {
   ('norm', 'bias'): 'bias',
   ('batch_stats', 'mean'): 'running_mean',
   ('batch_stats', 'var'): 'running_var',
+}
+# Our axes of a kernel [(kh, kw,) in, out] or a vector, in PyTorch's order.
+_AXES = {
+  'vector': (0,),
+  'dense': (1, 0),
+  'flattened': (1, 0),
+  'conv': (3, 2, 0, 1),
+  'transposed': (2, 3, 0, 1),
 }
 
 
@@ -134,7 +145,7 @@ def _assembled(
       raise ValueError(
         f'{name} holds {arrays[name].dtype} numbers; floating ones are needed'
       )
-    value = _from_torch(arrays[name])
+    value = _from_torch(arrays[name], entry.kind)
     parts.setdefault(entry.path, []).append(value)
   return traverse_util.unflatten_dict(
     {path: np.concatenate(values, axis=-1) for path, values in parts.items()}
@@ -149,7 +160,8 @@ def save_torch(
   """Returns variables as the authors' arrays: the inverse of `load_torch`.
 
   Args:
-    model: the network.
+    model: the network; a detector of one width, with a ResNet, is written by
+      torchvision's names.
     variables: variables of the model, of all its widths.
     path: file to write, .npz, .safetensors, or .pt (needs torch); default:
       none.
@@ -164,18 +176,24 @@ def save_torch(
   flat = traverse_util.flatten_dict(variables)
   offsets: dict[tuple[str, ...], int] = {}
   arrays = {}
-  layout = authors_layout(model)
-  for name, entry in _entries(model, layout):
+  plain = isinstance(model, Detector)
+  if plain and len(model.widths) > 1:
+    raise ValueError(
+      f'a file of torchvision holds one width, got {model.widths}; extract one'
+      ' first'
+    )
+  layout = DETECTOR if plain else authors_layout(model)
+  for name, entry in _entries(model, layout, plain=plain):
     if entry.path not in flat:
       raise ValueError(
         f'the variables have no {"/".join(entry.path)}: save_torch needs all'
         f' the widths of the model, {model.widths}'
       )
     start = offsets.get(entry.path, 0)
-    size = entry.shape[0]
+    size = entry.shape[1 if entry.kind == 'transposed' else 0]
     offsets[entry.path] = start + size
     value = np.asarray(flat[entry.path])[..., start : start + size]
-    arrays[name] = _to_torch(value)
+    arrays[name] = _to_torch(value, entry.kind)
   for unit in layout.units(model):
     if unit.shared_norm and f'{unit.norms[0]}.bn.0.weight' in arrays:
       _share(arrays, unit.norms[0], len(model.widths))
@@ -186,10 +204,17 @@ def save_torch(
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  """The place of a tensor in our tree, and its shape in PyTorch."""
+  """The place of a tensor in our tree, and its shape in PyTorch.
+
+  Attributes:
+    path: path of the leaf.
+    shape: PyTorch's shape.
+    kind: a key of `_AXES`; default: 'vector'.
+  """
 
   path: tuple[str, ...]
   shape: tuple[int, ...]
+  kind: str = 'vector'
 
 
 def _entries(
@@ -210,7 +235,8 @@ def _entries(
     kernel = ('params', *unit.path, 'conv', 'kernel')
     kh, kw, fan_in, out = flat[kernel].shape
     for conv, norm in zip(unit.convs, unit.norms, strict=True):
-      yield f'{conv}.weight', _Entry(kernel, (out // blocks, fan_in, kh, kw))
+      entry = _Entry(kernel, (out // blocks, fan_in, kh, kw), 'conv')
+      yield f'{conv}.weight', entry
       shared = {
         name: (collection, SHARED, *unit.path, 'norm', leaf)
         for (collection, leaf), name in _NORM.items()
@@ -226,9 +252,12 @@ def _entries(
           if private in flat:
             shape = (flat[private].shape[0] // blocks,)
             yield f'{prefix}.{name}', _Entry(private, shape)
-  for name, leaf in (('weight', 'kernel'), ('bias', 'bias')):
-    path = ('params', 'classifier', leaf)
-    yield f'{layout.classifier}.{name}', _Entry(path, flat[path].shape[::-1])
+  for layer in layout.plain_layers(model):
+    for name, leaf in (('weight', 'kernel'), ('bias', 'bias')):
+      path = ('params', *layer.path, leaf)
+      kind = layer.kind if leaf == 'kernel' else 'vector'
+      shape = tuple(flat[path].shape[i] for i in _AXES[kind])
+      yield f'{layer.module}.{name}', _Entry(path, shape, kind)
 
 
 def _share(arrays: dict[str, np.ndarray], norm: str, switches: int) -> None:
@@ -252,17 +281,21 @@ def _share(arrays: dict[str, np.ndarray], norm: str, switches: int) -> None:
       arrays[name.replace('.bn.0.', '.')] = array
 
 
-def _from_torch(array: np.ndarray) -> np.ndarray:
-  if array.ndim == 4:
-    # (out, in / groups, kh, kw) -> (kh, kw, in / groups, out)
-    return array.transpose(2, 3, 1, 0)
-  return array.T
+def _from_torch(array: np.ndarray, kind: str) -> np.ndarray:
+  if kind == 'flattened':
+    # (out, c * cells^2) -> (cells^2 * c, out)
+    out, c = len(array), array.shape[1] // BOX_CELLS**2
+    maps = array.reshape(out, c, BOX_CELLS**2)
+    return maps.transpose(2, 1, 0).reshape(-1, out)
+  return array.transpose(np.argsort(_AXES[kind]))
 
 
-def _to_torch(array: np.ndarray) -> np.ndarray:
-  if array.ndim == 4:
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-  return np.ascontiguousarray(array.T)
+def _to_torch(array: np.ndarray, kind: str) -> np.ndarray:
+  if kind == 'flattened':
+    out = array.shape[1]
+    maps = array.reshape(BOX_CELLS**2, -1, out)
+    return np.ascontiguousarray(maps.transpose(2, 1, 0).reshape(out, -1))
+  return np.ascontiguousarray(array.transpose(_AXES[kind]))
 
 
 def _packed(arrays: dict[str, np.ndarray], path: str) -> bytes:
