@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -95,10 +96,11 @@ def search_run(
   run, model, variables, step = load_run(workdir, best=best)
   task, out = build_task(run), files.expand(out, 'out')
   primary = processes.is_primary()
-  if primary:
-    out.mkdir(parents=True, exist_ok=True)
   steps: list[dict[str, Any]] = []
-  with Progress(enabled=primary) as progress:
+  with contextlib.ExitStack() as stack:
+    if primary:
+      stack.enter_context(processes.exclusive(out))
+    progress = stack.enter_context(Progress(enabled=primary))
     with alive(progress.say, lambda: 'reading the images'):
       dataset = processes.together(lambda: _open(run, workdir, split, data_dir))
       batches = read_batches(

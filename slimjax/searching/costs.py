@@ -37,6 +37,9 @@ Axis = tuple[int | None, int]
 class Cost(Protocol):
   """What a search keeps under a target.
 
+  It may also have an attribute `digest`, a hash of what was measured: by it a
+  search that resumes knows its costs again.
+
   Attributes:
     unit: unit of the numbers, 'MACs' or 'ms'.
     noise: difference that means nothing, as a share of the cost.
