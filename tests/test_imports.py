@@ -197,6 +197,7 @@ ORDER = (
   'searching.latency',
   'searching.progress',
   'searching.results',
+  'searching.supernet',
   'searching.command',
   'searching',
   'cli',

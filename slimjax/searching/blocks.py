@@ -23,7 +23,10 @@ from slimjax.searching.costs import Axis
 from slimjax.searching.costs import Layered
 from slimjax.searching.costs import layered_products
 from slimjax.variables.format import resized
+from slimjax.variables.masking import units
 from slimjax.variables.slicing import key_shape
+
+MULTIPLE = 8  # of channels that are timed: those that devices like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,3 +206,20 @@ def network_call(
   arguments = jax.device_put((weights, images))
   run = jax.jit(functools.partial(small.apply, width=width))
   return functools.partial(run.lower(*arguments).compile(), *arguments)
+
+
+def random_nets(model: SlimNet, count: int) -> np.ndarray:
+  """Returns the widest, the thinnest and random channels, [count, layers]."""
+  full, thin = model.full_channels, model.channels(model.ordered_widths[0])
+  random = np.random.default_rng(0)
+  nets = [full, thin]
+  while len(nets) < count:
+    channels = [*full]
+    for places in units(model):
+      least, most = thin[places[0]], full[places[0]]
+      drawn = int(random.integers(least, most + 1))
+      rounded = min(most, -(-drawn // MULTIPLE) * MULTIPLE)
+      for place in places:
+        channels[place] = rounded
+    nets.append(tuple(channels))
+  return np.array(nets[: max(count, 2)])

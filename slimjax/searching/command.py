@@ -3,18 +3,13 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
-import dataclasses
-import os
 from typing import Any
 
 from etils import epath
-import numpy as np
+import jax
 
-from slimjax import configuration
 from slimjax import files
 from slimjax.data import workers
-from slimjax.data.batches import Batch
-from slimjax.data.dataset import Dataset
 from slimjax.models.net import SlimNet
 from slimjax.runtime.measuring import describe_device
 from slimjax.searching import latency
@@ -31,15 +26,9 @@ from slimjax.searching.results import uniform_widths
 from slimjax.searching.results import write_nets
 from slimjax.searching.running import chosen_cost
 from slimjax.searching.running import run_search
-from slimjax.searching.running import split_batches
-from slimjax.searching.scoring import Scorer
-from slimjax.tasks.base import image_size
+from slimjax.searching.supernet import open_supernet
 from slimjax.training import processes
 from slimjax.training.compiling import alive
-from slimjax.training.runs import build_dataset
-from slimjax.training.runs import build_task
-from slimjax.training.runs import check_data
-from slimjax.training.runs import load_run
 
 SPLITS = ('held_out', 'train')
 
@@ -93,46 +82,33 @@ def search_run(
       f'split must be {" or ".join(SPLITS)}, got {split!r}: the test images'
       ' are for what is found'
     )
-  run, model, variables, step = load_run(workdir, best=best)
-  task, out = build_task(run), files.expand(out, 'out')
-  primary = processes.is_primary()
+  out, primary = files.expand(out, 'out'), processes.is_primary()
   steps: list[dict[str, Any]] = []
   with contextlib.ExitStack() as stack:
     if primary:
       stack.enter_context(processes.exclusive(out))
     progress = stack.enter_context(Progress(enabled=primary))
     with alive(progress.say, lambda: 'reading the images'):
-      dataset = processes.together(lambda: _open(run, workdir, split, data_dir))
-      batches = read_batches(
-        dataset, split, images, batch_size or run.eval_batch_size
+      supernet = open_supernet(
+        workdir, split, images, batch_size, data_dir, best=best
       )
-    used = len(batches) * len(batches[0]['image'])
-    progress.say(f'{used:,} images of the split {split} to score with')
-    size = image_size(task, dataset)
+    said = f'{supernet.images:,} images of the split {split}'
+    progress.say(f'{said} to score with')
+    model, size = supernet.model, supernet.size
     macs, table = macs_of(model, size), None
     if target_ms or device_table is not None:
       path = files.expand(device_table or out / 'device_table.json')
       table = open_table(path, model, size, progress.say)
-    cost = chosen_cost(macs, table, target_macs, target_ms)
     problem = make_problem(
       model,
-      cost,
+      chosen_cost(macs, table, target_macs, target_ms),
       target_macs or target_ms,
       step=step_of_unit,
       minimum=minimum,
       keep=keep,
     )
     progress.begin(problem)
-    scorer = Scorer(
-      model,
-      variables,
-      batches,
-      task=task,
-      macs=macs,
-      score=score,
-      preprocess=dataset.preprocess,
-      say=progress.say,
-    )
+    scorer = supernet.scorer(macs, score, progress.say)
 
     def on_step(record: dict[str, Any]) -> None:
       steps.append(record)
@@ -146,41 +122,24 @@ def search_run(
       writes=primary,
       on_step=on_step,
     )
-  headline = task.metrics[0]
   scorer.restart()
+  headline, unit = supernet.task.metrics[0], problem.cost.unit
   describe = Describer(scorer, macs, params_of(model, size), table, headline)
-  nets = describe(names_of(found, cost.unit))
+  nets = describe(names_of(found, unit))
   uniform = describe(uniform_widths(model))
   if table is not None:
-    both = [*nets, *uniform]
-    measured = latency.time_nets(
-      model,
-      [net['channels'] for net in both],
-      image_size=size,
-      batch_size=table.batch_size,
-    )
-    for net, ms in zip(both, measured, strict=True):
-      net['measured_ms'] = ms
+    add_measured([*nets, *uniform], model, size, table.batch_size)
   if primary:
-    about = {
-      'model': run.model['name'],
-      'run': f'{os.fspath(workdir)}, step {step}',
-      'image_size': [*size],
-      'split': split,
-      'images': used,
-      'measured_on': None if table is None else describe_device('jax'),
-    }
-    write_nets(out / NETS, about, nets, uniform)
+    write_nets(out / NETS, {**supernet.about, 'split': split}, nets, uniform)
     print_nets(nets, uniform, headline)
-    title = f'{run.model["name"]} on {dataset.name}: {split} images'
     plot_nets(
       out / 'error.png',
       steps,
       nets,
       uniform,
-      unit=cost.unit,
+      unit=unit,
       headline=headline,
-      title=f'{title}, weights of the supernet',
+      title=f'{supernet.name}: {split} images, weights of the supernet',
     )
     print(
       f'written: {out / NETS}; --config.model.widths=@{out / NETS} trains what'
@@ -189,57 +148,19 @@ def search_run(
   return nets
 
 
-def _open(
-  run: configuration.Run,
-  workdir: epath.PathLike,
-  split: str,
-  data_dir: epath.PathLike | None,
-) -> Dataset:
-  """Returns the data set of a run, which has the split."""
-  if data_dir is not None:
-    data = {**run.data, 'data_dir': os.fspath(data_dir)}
-    run = dataclasses.replace(run, data=data)
-  dataset = build_dataset(run)
-  if split not in dataset.splits:
-    raise ValueError(
-      f'the run in {workdir} has no split {split}, only'
-      f' {", ".join(dataset.splits)}: train it with --config.data.held_out=N,'
-      ' or give --split=train, whose images it has learned'
-    )
-  check_data(workdir, dataset, [split])
-  return dataset
-
-
-def read_batches(
-  dataset: Dataset, split: str, images: int | None, batch_size: int
-) -> list[Batch]:
-  """Returns whole batches of a split, without what cannot be read.
-
-  Args:
-    dataset: data set that has the split.
-    split: name of the split.
-    images: number of images at most; None takes all.
-    batch_size: images in a batch; fewer if there are fewer.
-
-  Raises:
-    ValueError: there are fewer than two images.
-  """
-  parts: list[Batch] = []
-  count = 0
-  for batch in dataset.eval_batches(split, batch_size):
-    mask = batch.pop('mask')
-    parts.append({name: array[mask] for name, array in batch.items()})
-    count += int(np.sum(mask))
-    if images is not None and count >= images:
-      break
-  joined = {
-    name: np.concatenate([part[name] for part in parts])[:images]
-    for name in parts[0]
-  }
-  size = min(batch_size, len(joined['image']))
-  if size < 2:
-    raise ValueError(f'{size} images are too few to score with; 2 are needed')
-  return split_batches(joined, size)
+def add_measured(
+  nets: Sequence[dict[str, Any]],
+  model: SlimNet,
+  size: tuple[int, int],
+  batch_size: int,
+) -> None:
+  """Adds what whole networks take on this device, and its name."""
+  channels = [net['channels'] for net in nets]
+  times = latency.time_nets(
+    model, channels, image_size=size, batch_size=batch_size
+  )
+  for net, ms in zip(nets, times, strict=True):
+    net |= {'measured_ms': ms, 'measured_on': describe_device('jax')}
 
 
 def open_table(
@@ -251,6 +172,11 @@ def open_table(
   """Returns a table of latencies; measures this device if there is none."""
   if path.exists():
     table = latency.LatencyTable.load(path)
+  elif jax.process_count() > 1:
+    raise ValueError(
+      f'there is no table of latencies {path}: several processes would measure'
+      ' several; begin the search with one, which writes it'
+    )
   else:
     say(f'there is no {path} yet: measuring this device')
     table = latency.measure(model, image_size=size, say=say)

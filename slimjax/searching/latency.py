@@ -29,12 +29,12 @@ from slimjax.searching.blocks import block_call
 from slimjax.searching.blocks import blocks_of
 from slimjax.searching.blocks import empty_call
 from slimjax.searching.blocks import Geometry
+from slimjax.searching.blocks import MULTIPLE
 from slimjax.searching.blocks import network_call
+from slimjax.searching.blocks import random_nets
 from slimjax.training.compiling import quiet
-from slimjax.variables.masking import units
 
 SCHEMA = 1
-_MULTIPLE = 8  # of the grid's points: channels that devices like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,23 +312,6 @@ def time_nets(
   return [float(np.min(times[number])) for number in calls]
 
 
-def random_nets(model: SlimNet, count: int) -> np.ndarray:
-  """Returns the widest, the thinnest and random channels, [count, layers]."""
-  full, thin = model.full_channels, model.channels(model.ordered_widths[0])
-  random = np.random.default_rng(0)
-  nets = [full, thin]
-  while len(nets) < count:
-    channels = [*full]
-    for places in units(model):
-      least, most = thin[places[0]], full[places[0]]
-      drawn = int(random.integers(least, most + 1))
-      rounded = min(most, -(-drawn // _MULTIPLE) * _MULTIPLE)
-      for place in places:
-        channels[place] = rounded
-    nets.append(tuple(channels))
-  return np.array(nets[: max(count, 2)])
-
-
 def _points(
   model: SlimNet, blocks: Any, grid: int
 ) -> dict[Geometry, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -346,7 +329,7 @@ def _points(
       found |= (
         {constant}
         if layer is None
-        else {min(_MULTIPLE, full[layer]), full[layer]}
+        else {min(MULTIPLE, full[layer]), full[layer]}
       )
   spread = functools.partial(_spread, grid=grid)
   return {g: (spread(i), spread(o)) for g, (i, o) in ranges.items()}
@@ -355,5 +338,5 @@ def _points(
 def _spread(ends: set[int], grid: int) -> tuple[int, ...]:
   least, most = min(ends), max(ends)
   even = np.linspace(least, most, grid) if most > least else [least]
-  inner = {int(round(p / _MULTIPLE) * _MULTIPLE) for p in even[1:-1]}
+  inner = {int(round(p / MULTIPLE) * MULTIPLE) for p in even[1:-1]}
   return tuple(sorted({least, most, *(p for p in inner if least < p < most)}))

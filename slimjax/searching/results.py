@@ -73,13 +73,15 @@ class Describer:
 
 def names_of(found: Sequence[Found], unit: str) -> dict[str, Sequence[int]]:
   """Returns the networks by the names of their targets: '150M', '2.5ms'."""
-
-  def name(target: float) -> str:
-    if unit == 'ms':
-      return f'{target:g}ms'
-    return units.count(target).replace(' ', '')
-
-  return {name(one.target): one.channels for one in found}
+  targets = [one.target for one in found]
+  if unit == 'ms':
+    names = [f'{target:g}ms' for target in targets]
+  else:
+    names = [units.count(target).replace(' ', '') for target in targets]
+  if len(set(names)) < len(names):  # three digits do not tell them apart
+    names = [f'{target!r}{unit}' for target in targets]
+  channels = [one.channels for one in found]
+  return dict(zip(names, channels, strict=True))
 
 
 def uniform_widths(model: SlimNet) -> dict[str, Sequence[int]]:
