@@ -13,9 +13,9 @@ from slimjax import cli
 from slimjax import units
 from slimjax.analysis.any_width import calibrate_missing
 from slimjax.runtime.exporting import export_run
+from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.writer import FORMATS
 from slimjax.runtime.writer import ONNX_INPUTS
-from slimjax.runtime.writer import PLATFORMS
 from slimjax.widths import label
 
 
@@ -34,12 +34,10 @@ def main(argv: Sequence[str]) -> None:
     onnx_input=_ONNX_INPUT.value,
     best=_CHECKPOINT.value == 'best',
   )
-  headline = manifest.headline
   for entry in manifest.widths:
-    error, score = '', manifest.score(entry)
-    if score is not None:
-      shown = units.score(score, headline['unit'])
-      error = f', {headline["title"]} {shown}'
+    error = ''
+    if entry.error is not None:
+      error = f', {manifest.headline.text(entry.error)}'
     print(
       f'{label(entry.width)}: {units.count(entry.macs)} MACs,'
       f' {units.size(entry.prepared_bytes)} of weights{error}'
@@ -49,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     f'{_OUT.value}: {units.size(size)}; the outputs of every width are those'
     ' of the run'
   )
+  print(f'sha256 {manifest.sha256}')
 
 
 if __name__ == '__main__':

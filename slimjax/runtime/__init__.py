@@ -15,10 +15,10 @@ Only `export` imports the source of models, when it is first used.
 from typing import Any
 from typing import TYPE_CHECKING
 
-from slimjax.runtime.bundle import BundleError
 from slimjax.runtime.cascade import Cascade
 from slimjax.runtime.cascade import cascade_rows
 from slimjax.runtime.controller import Controller
+from slimjax.runtime.errors import BundleError
 from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.measuring import measure

@@ -16,10 +16,10 @@ import numpy as np
 
 from slimjax.data import folders
 from slimjax.files import expand
-from slimjax.runtime import bundle
 from slimjax.runtime.classes import Guess
 from slimjax.runtime.decoding import PictureError
 from slimjax.runtime.predictor import Predictor
+from slimjax.runtime.tensors import named_outputs
 from slimjax.widths import label
 from slimjax.widths import Width
 
@@ -141,7 +141,7 @@ def json_lines(answer: Answer) -> Iterator[str]:
     if _are_guesses(said):
       line['classes'] = [dataclasses.asdict(guess) for guess in said]
     else:
-      arrays = bundle.named_outputs(said)
+      arrays = named_outputs(said)
       line['outputs'] = {
         name.removeprefix('/') or 'output': array.tolist()
         for name, array in arrays.items()
@@ -180,7 +180,7 @@ def _text(said: Any) -> str:
   if _are_guesses(said):
     return '\n'.join(f'{g.name} {100 * g.probability:.1f} %' for g in said)
   lines = []
-  for name, array in bundle.named_outputs(said).items():
+  for name, array in named_outputs(said).items():
     shape = f'{list(array.shape)}, ' if array.ndim else ''
     lines.append(
       f'{name.removeprefix("/") or "output"}: {shape}mean {array.mean():.4g}'

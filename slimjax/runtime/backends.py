@@ -9,14 +9,14 @@ from typing import Any
 from typing import Protocol
 
 import jax
-from jax import export as jax_export
 import numpy as np
 
 from slimjax.runtime import batching
 from slimjax.runtime import bundle
-from slimjax.runtime.bundle import BundleError
+from slimjax.runtime.errors import refusing
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
+from slimjax.runtime.onnx import checking
 from slimjax.widths import Width
 
 BACKENDS = ('jax', 'onnxruntime')
@@ -91,8 +91,19 @@ class Xla:
     programs: Mapping[Width, WidthPrograms],
     preprocess: Preprocess | None,
     device: jax.Device,
+    folder: pathlib.Path | None = None,
   ):
+    """Joins the programs of a network.
+
+    Args:
+      programs: functions of each width.
+      preprocess: uint8 images -> floating images, or None.
+      device: device that they run on.
+      folder: folder of the bundle that they are from; default: none, they are
+        our own.
+    """
     self._programs = programs
+    self._folder = folder
     self._device = device
     self._sharding = jax.sharding.SingleDeviceSharding(device)
     self._functions = {
@@ -111,7 +122,8 @@ class Xla:
   def prepare(self, entry: WidthEntry) -> Any:
     tensors = self._programs[entry.width].read()
     tensors = jax.device_put(tensors, self._sharding)
-    return jax.block_until_ready(self._prepare[entry.width](tensors))
+    with refusing(self._file(entry.prepare)):
+      return jax.block_until_ready(self._prepare[entry.width](tensors))
 
   def compile(
     self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
@@ -121,11 +133,13 @@ class Xla:
       x.shape, x.dtype, sharding=self._sharding
     )
     tensors = self._programs[entry.width].shapes()
-    weights = jax.eval_shape(self._prepare[entry.width], tensors)
-    lowered = self._functions[entry.width].lower(
-      jax.tree.map(like, weights), like(jax.ShapeDtypeStruct(shape, dtype))
-    )
-    program = lowered.compile()
+    with refusing(self._file(entry.prepare)):
+      weights = jax.eval_shape(self._prepare[entry.width], tensors)
+    with refusing(self._file(entry.predict)):
+      lowered = self._functions[entry.width].lower(
+        jax.tree.map(like, weights), like(jax.ShapeDtypeStruct(shape, dtype))
+      )
+      program = lowered.compile()
     analysis = program.memory_analysis()
     return Compiled(
       call=program,
@@ -135,6 +149,9 @@ class Xla:
 
   def place(self, array: np.ndarray) -> Any:
     return jax.device_put(array, self._sharding)
+
+  def _file(self, name: str | None) -> pathlib.Path | None:
+    return self._folder and self._folder / (name or '')
 
 
 class OnnxRuntime:
@@ -149,6 +166,7 @@ class OnnxRuntime:
     preprocess: Preprocess | None,
   ):
     try:
+      import onnx  # noqa: F401
       import onnxruntime
     except ImportError as error:
       raise ImportError(
@@ -164,16 +182,22 @@ class OnnxRuntime:
 
   def prepare(self, entry: WidthEntry) -> Any:
     assert entry.onnx is not None
+    checking.check_file(self._folder, entry.onnx, self._manifest)
+    path = self._folder / entry.onnx
     options = self._runtime.SessionOptions()
     options.log_severity_level = 3
-    return self._runtime.InferenceSession(
-      self._folder / entry.onnx, options, providers=['CPUExecutionProvider']
-    )
+    with refusing(path):
+      session = self._runtime.InferenceSession(
+        path, options, providers=['CPUExecutionProvider']
+      )
+    checking.check_session(path, session, self._manifest)
+    return session
 
   def compile(
     self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
   ) -> Compiled:
-    del entry
+    assert entry.onnx is not None
+    path = self._folder / entry.onnx
     if dtype != np.uint8 and self._manifest.onnx_input == 'uint8':
       raise ValueError(
         f'these ONNX models preprocess by themselves: give uint8, got {dtype}'
@@ -183,7 +207,8 @@ class OnnxRuntime:
     def call(session, images):
       if dtype == np.uint8 and not inside:
         images = self._preprocessed(np.asarray(images))
-      return session.run(None, {'images': np.asarray(images)})[0]
+      with refusing(path):
+        return session.run(None, {'images': np.asarray(images)})[0]
 
     return Compiled(call=call, compile_s=None, temp_bytes=None)
 
@@ -207,37 +232,6 @@ def _joined(predict, preprocess):
     return predict(weights, images)
 
   return jax.jit(run)
-
-
-def stored_programs(folder: pathlib.Path, entry: WidthEntry) -> WidthPrograms:
-  """Returns what a bundle has stored for a width."""
-  weights = folder / bundle.WEIGHTS
-  return WidthPrograms(
-    read=lambda: bundle.read_tensors(weights, entry.inputs),
-    shapes=lambda: bundle.tensor_shapes(weights, entry.inputs),
-    prepare=_program(folder, entry.prepare).call,
-    predict=_program(folder, entry.predict).call,
-  )
-
-
-def stored_preprocess(
-  folder: pathlib.Path, manifest: Manifest
-) -> Preprocess | None:
-  """Returns a bundle's preprocessing, or None."""
-  if not manifest.preprocesses:
-    return None
-  return _program(folder, bundle.PREPROCESS).call
-
-
-def _program(folder, path):
-  data = bytearray((folder / path).read_bytes())
-  try:
-    return jax_export.deserialize(data)
-  except Exception as error:  # flatbuffers raises many kinds
-    raise BundleError(
-      f'{folder / path} is not a program that jax {jax.__version__} reads:'
-      f' {error}'
-    ) from error
 
 
 def check_program(

@@ -25,11 +25,12 @@ import platform
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from slimjax import checks
 from slimjax import files
-from slimjax.runtime import manifest as manifests
+from slimjax.runtime import parsing
+from slimjax.runtime import strict_json
+from slimjax.runtime.errors import BundleError
 from slimjax.runtime.manifest import Manifest
 from slimjax.widths import Width
 
@@ -38,21 +39,24 @@ MANIFEST = 'manifest.json'
 WEIGHTS = 'weights.safetensors'
 SAMPLE = 'sample.safetensors'
 PREPROCESS = 'programs/preprocess'
+# The largest manifest, bytes: a hundred widths of a large network take two MB.
+_MOST = 2**25
 
 
-class BundleError(ValueError):
-  """A folder is not a bundle, or has been changed since it was written."""
+def write_manifest(folder: pathlib.Path, manifest: Manifest) -> Manifest:
+  """Writes the manifest, the last file, which makes the folder a bundle.
 
-
-def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
-  """Writes the manifest, the last file, which makes the folder a bundle."""
+  Returns:
+    The manifest with its digest.
+  """
   content = {
     'format': FORMAT,
-    'schema': manifests.SCHEMA,
+    'schema': parsing.SCHEMA,
     **dataclasses.asdict(manifest),
   }
   content['sha256'] = _content_hash(content)
   files.write_json(folder / MANIFEST, content, indent=1)
+  return dataclasses.replace(manifest, sha256=content['sha256'])
 
 
 def record_latencies(
@@ -82,8 +86,7 @@ def record_latencies(
       for entry in manifest.widths
     ),
   )
-  write_manifest(folder, manifest)
-  return manifest
+  return write_manifest(folder, manifest)
 
 
 def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -98,12 +101,21 @@ def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   }
 
 
-def read_manifest(folder: str | pathlib.Path) -> Manifest:
+def read_manifest(
+  folder: str | os.PathLike, *, sha256: str | None = None
+) -> Manifest:
   """Returns the manifest of a bundle whose files are as they were written.
+
+  Args:
+    folder: folder of the bundle.
+    sha256: digest that the manifest must have, as export printed it; default:
+      any.
 
   Raises:
     FileNotFoundError: there is no such folder.
-    BundleError: it is not a bundle, has another schema, or has been changed.
+    OSError: a file cannot be read.
+    BundleError: it is not a bundle, has another schema, or has been changed;
+      the text names the file and the field.
   """
   folder = local(folder)
   path = folder / MANIFEST
@@ -115,26 +127,32 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
       ' python -m slimjax.export'
     )
   try:
-    content = json.loads(path.read_text(encoding='utf-8'))
+    content = strict_json.read(path, most=_MOST)
   except ValueError as error:
-    raise BundleError(f'{path} is not JSON: {error}') from error
+    raise BundleError(str(error)) from error
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise BundleError(f'{path} is not the manifest of a {FORMAT}')
   schema = content.get('schema')
-  if schema not in manifests.READABLE:
+  if not isinstance(schema, int) or schema not in parsing.READABLE:
     raise BundleError(
-      f'{folder} has the schema {schema!r}, this version of slimjax reads'
-      f' {manifests.READABLE[0]} to {manifests.READABLE[-1]}; update slimjax,'
+      f'{folder} has the schema {checks.shown(schema)}, this version of slimjax'
+      f' reads {parsing.READABLE[0]} to {parsing.READABLE[-1]}; update slimjax,'
       ' or export the bundle again'
     )
-  if content.get('sha256') != _content_hash(content):
+  found = content.get('sha256')
+  if found != _content_hash(content):
     raise BundleError(f'{path} has been changed since it was written')
-  try:
-    preprocesses = PREPROCESS in content['files']
-    manifest = manifests.parse(content, preprocesses=preprocesses)
-  except (KeyError, TypeError, ValueError) as error:
+  if sha256 is not None and found != sha256:
     raise BundleError(
-      f'{path} is not what schema {schema} says: {error!r}'
+      f'{path} is not the one that was expected: its sha256 is {found}, not'
+      f' {checks.shown(sha256)}; it is another bundle, or latencies have been'
+      ' recorded in it since'
+    )
+  try:
+    manifest = parsing.parse(content, preprocess=PREPROCESS)
+  except ValueError as error:
+    raise BundleError(
+      f'{path} is not what schema {schema} says: {error}'
     ) from error
   _check_files(folder, manifest)
   return manifest
@@ -154,65 +172,33 @@ def local(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(files.expand(path, 'the path of the bundle'))
 
 
-def named_outputs(outputs: Any) -> dict[str, Any]:
-  """Returns the arrays of a network's outputs by path; a single one's is ''."""
-  flat, _ = jax.tree.flatten_with_path(outputs)
-  names = lambda key: getattr(key, 'key', getattr(key, 'idx', key))
-  return {
-    ''.join(f'/{names(key)}' for key in path): array for path, array in flat
-  }
-
-
 def member(folder: pathlib.Path, path: str) -> pathlib.Path:
   """Returns the path of a file of a bundle.
 
   Raises:
-    BundleError: the path leads out of the folder.
+    BundleError: the path leads out of the folder, or nowhere.
   """
-  whole = (folder / path).resolve()
-  if not whole.is_relative_to(folder.resolve()):
+  try:
+    whole = (folder / path).resolve()
+    inside = whole.is_relative_to(folder.resolve())
+  except (OSError, RuntimeError) as error:  # a loop of links, by version
+    raise BundleError(f'{folder / path} cannot be followed: {error}') from error
+  if not inside:
     raise BundleError(f'{folder} names a file outside of itself: {path}')
   return whole
 
 
 def file_hash(path: pathlib.Path) -> str:
-  """Returns the SHA-256 of a file."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+  """Returns the SHA-256 of a file.
 
-
-def read_tensors(
-  path: pathlib.Path, names: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
-  """Returns the named tensors of a safetensors file, by default all."""
-  from safetensors import safe_open
-  from safetensors import SafetensorError
-
+  Raises:
+    OSError: it cannot be read; the text names it.
+  """
   try:
-    with safe_open(path, framework='numpy') as file:
-      return {
-        name: file.get_tensor(name)
-        for name in (file.keys() if names is None else names)
-      }
-  except SafetensorError as error:
-    raise BundleError(f'{path} cannot be read: {error}') from error
-
-
-def tensor_shapes(
-  path: pathlib.Path, names: Iterable[str]
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of tensors without reading their data."""
-  from safetensors import safe_open
-
-  kinds = {'F16': 'float16', 'BF16': 'bfloat16', 'F32': 'float32'}
-  kinds |= {'F64': 'float64'}
-  shapes = {}
-  with safe_open(path, framework='numpy') as file:
-    for name in names:
-      tensor = file.get_slice(name)
-      kind = jnp.dtype(kinds[tensor.get_dtype()])
-      shapes[name] = jax.ShapeDtypeStruct(tensor.get_shape(), kind)
-  return shapes
+    with path.open('rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise OSError(f'{path} cannot be read: {error.strerror}') from error
 
 
 def platform_of(device: jax.Device) -> str:

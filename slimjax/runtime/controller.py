@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 import math
+import threading
 import time
 
+from slimjax import checks
+from slimjax.runtime.headline import Headline
 from slimjax.runtime.table import candidates
 from slimjax.runtime.table import Row
 from slimjax.runtime.table import Table
@@ -69,7 +72,11 @@ class Controller:
   fails, it is left alone for twice as long as the last time, or until the
   device is clearly faster than it was then.
 
-  It is not thread-safe: use one controller per stream of requests, or a lock.
+  Any number of threads may share one: it takes note of one request at a time,
+  behind a lock, and requests that wait for each other on one device are one
+  load. Requests of another kind (another batch size, another device) have a
+  controller of their own. With several threads, say the width of a request to
+  `observe`: the pick may have changed since.
   """
 
   def __init__(
@@ -93,7 +100,8 @@ class Controller:
       memory_mb: the most that the prepared weights and the peak temporary
         memory of the width in use may take; default: no limit.
       min_accuracy: the least accuracy, percent (100 - error), that is taken,
-        even if no such width holds the budget; default: none.
+        even if no such width holds the budget; for tables whose errors are in
+        percent. Default: none.
       batch_size: number of images in a request; default: 1.
       clock: function that gives the time in seconds; default: a monotonic one.
 
@@ -101,15 +109,18 @@ class Controller:
       ValueError: an argument is out of range, or the table lacks what a
         constraint needs.
     """
-    if not (math.isfinite(budget_ms) and budget_ms > 0):
-      raise ValueError(f'budget_ms must be above zero, got {budget_ms}')
-    if not 0.5 <= quantile < 1:
-      raise ValueError(f'quantile must be in [0.5, 1), got {quantile}')
+    checks.real('budget_ms', budget_ms, above=0)
+    checks.real('quantile', quantile, least=0.5, below=1)
+    self._headline = Headline()
     if isinstance(table, Table):
+      self._headline = table.headline
       table = table.of_batch(batch_size)
+    if not table:
+      raise ValueError('the table has no rows; slimjax.benchmark measures them')
     self.budget_ms = budget_ms
     self.quantile = quantile
     self._clock = clock
+    self._lock = threading.Lock()
     self._notes: list[str] = []
     allowed = self._within_memory(list(table), memory_mb)
     allowed = self._accurate(allowed, min_accuracy)
@@ -128,6 +139,7 @@ class Controller:
   def _within_memory(self, rows, memory_mb):
     if memory_mb is None:
       return rows
+    checks.real('memory_mb', memory_mb, above=0)
     unknown = _labels(row for row in rows if row.peak_bytes is None)
     if unknown:
       raise ValueError(
@@ -147,9 +159,12 @@ class Controller:
   def _accurate(self, rows, min_accuracy):
     if min_accuracy is None:
       return rows
-    if not 0 <= min_accuracy <= 100:
+    checks.real('min_accuracy, in percent,', min_accuracy, least=0, most=100)
+    if (self._headline.unit, self._headline.direction) != ('%', 'min'):
       raise ValueError(
-        f'min_accuracy must be in percent, 0 to 100, got {min_accuracy}'
+        f'min_accuracy is 100 - error, but the table has {self._headline.axis}:'
+        ' give only the rows that are good enough, [row for row in'
+        ' table.of_batch(1) if table.headline.score(row.error) ...]'
       )
     unknown = _labels(row for row in rows if row.error is None)
     if unknown:
@@ -193,12 +208,16 @@ class Controller:
     Raises:
       ValueError: the latency is not a positive number.
     """
-    if not (math.isfinite(latency_ms) and latency_ms > 0):
-      raise ValueError(f'latency_ms must be above zero, got {latency_ms}')
+    checks.real('latency_ms', latency_ms, above=0)
+    width = None if width is None else canonical(width)
+    with self._lock:
+      if width is None or width == self._rows[self._index].width:
+        self._take(latency_ms)
+
+  def _take(self, latency_ms: float) -> None:
+    """Takes note of a request of this width, under the lock."""
     now = self._clock()
     row = self._rows[self._index]
-    if width is not None and canonical(width) != row.width:
-      return
     self._forget(now)
     self._ratios.append((now, latency_ms / row.p50_ms))
     self._since += 1
@@ -285,6 +304,10 @@ class Controller:
 
   def explain(self) -> str:
     """Returns why the width is what it is, one line per width."""
+    with self._lock:
+      return self._explain()
+
+  def _explain(self) -> str:
     self._forget(self._clock())
     median, _ = self._slowdown(_WINDOW)
     lines = [
@@ -297,7 +320,9 @@ class Controller:
     if min(expected) > self.budget_ms:
       lines.append('no width meets the budget; the fastest is the least bad')
     for i, (row, ms) in enumerate(zip(self._rows, expected, strict=True)):
-      error = '' if row.error is None else f', {row.error:.2f} % error'
+      error = ''
+      if row.error is not None:
+        error = f', {self._headline.text(row.error)}'
       wait = self._trials[i].not_before - self._clock()
       note = f', failed: not for {wait:.1f} s' if wait > 0 else ''
       mark = '->' if i == self._index else '  '

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from slimjax import files
+from slimjax.runtime.parsing import CENTRE_CROP
 
 Decode = Callable[[bytes], np.ndarray]
-_CENTRE_CROP = 'centre_crop'
 
 
 class PictureError(ValueError):
@@ -80,7 +80,7 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
   if not isinstance(decode, CentreCrop):
     return None
   return {
-    'rule': _CENTRE_CROP,
+    'rule': CENTRE_CROP,
     'resize': decode.resize,
     'size': decode.size,
     'orientation': 'exif',
@@ -97,7 +97,7 @@ def make_decode(rule: Mapping[str, Any] | None) -> Decode | None:
 
   if rule is None:
     return None
-  if rule['rule'] != _CENTRE_CROP:
+  if rule['rule'] != CENTRE_CROP:
     raise ValueError(
       f'pictures are decoded by the rule {rule["rule"]!r}, which this version'
       ' of slimjax does not have; update it, or give arrays'

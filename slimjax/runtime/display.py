@@ -5,6 +5,7 @@ from typing import Any
 
 from slimjax import plots
 from slimjax import units
+from slimjax.runtime.table import Row
 from slimjax.runtime.table import Table
 from slimjax.widths import label
 
@@ -37,7 +38,7 @@ def print_table(table: Table, console: Any) -> None:
     'wts.\nB',
     'peak\nB',
     '\nMACs',
-    'error\n%',
+    f'{table.headline.title}\n{table.headline.unit}',
   ):
     shown.add_column(name, justify='right', no_wrap=True)
 
@@ -61,13 +62,19 @@ def print_table(table: Table, console: Any) -> None:
       in_units(row.weight_bytes),
       in_units(row.peak_bytes),
       in_units(row.macs),
-      known(row.error, 1, 2) + ('*' if table.dominated(row) else ''),
+      _score(table, row) + ('*' if table.dominated(row) else ''),
     )
   console.print(shown)
 
 
+def _score(table: Table, row: Row) -> str:
+  if row.error is None:
+    return '?'
+  return units.digits(table.headline.score(row.error), table.headline.unit)
+
+
 def plot(table: Table, path: str | os.PathLike, title: str) -> None:
-  """Saves error (or MACs, if it is unknown) against median latency, as PNG.
+  """Saves the metric (or MACs, if it is unknown) against latency, as PNG.
 
   Bars reach to the 95th percentile; dominated widths are crosses, off the line.
 
@@ -82,7 +89,9 @@ def plot(table: Table, path: str | os.PathLike, title: str) -> None:
   for index, batch_size in enumerate(table.batch_sizes):
     rows = sorted(table.of_batch(batch_size), key=lambda row: row.p50_ms)
     heights = [
-      row.macs / 1e6 if row.error is None or not measured else row.error
+      row.macs / 1e6
+      if row.error is None or not measured
+      else table.headline.score(row.error)
       for row in rows
     ]
     color = f'C{index}'
@@ -116,7 +125,7 @@ def plot(table: Table, path: str | os.PathLike, title: str) -> None:
       )
   axes.set(
     xlabel='latency of a request, ms (median; bar to the 95th percentile)',
-    ylabel=table.error_title if measured else 'million multiply-accumulates',
+    ylabel=table.headline.axis if measured else 'million multiply-accumulates',
     title=f'{title}: {table.backend} on {table.device}',
   )
   axes.title.set_fontsize(9)

@@ -8,9 +8,9 @@ import numpy as np
 
 from slimjax import files
 from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.runs import read_run
 from slimjax.runtime.writer import export
-from slimjax.runtime.writer import PLATFORMS
 from slimjax.tasks.base import image_size
 from slimjax.widths import Width
 

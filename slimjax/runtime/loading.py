@@ -8,22 +8,26 @@ import os
 
 import jax
 
+from slimjax import checks
 from slimjax.runtime import batching
 from slimjax.runtime import bundle
 from slimjax.runtime.backends import Backend
 from slimjax.runtime.backends import BACKENDS
 from slimjax.runtime.backends import check_program
 from slimjax.runtime.backends import OnnxRuntime
-from slimjax.runtime.backends import stored_preprocess
-from slimjax.runtime.backends import stored_programs
 from slimjax.runtime.backends import Xla
+from slimjax.runtime.errors import refusing
+from slimjax.runtime.forking import check_process
+from slimjax.runtime.forking import first_process
 from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.network import Network
+from slimjax.runtime.stored import read_programs
 from slimjax.widths import Width
 
 PREPARE = ('load', 'use', 'lean')
 MAX_BATCH = 64
 MAX_PROGRAMS = 32
+_LARGEST_BATCH = 2**20
 
 
 def load(
@@ -36,6 +40,7 @@ def load(
   max_batch: int = MAX_BATCH,
   max_programs: int = MAX_PROGRAMS,
   device: jax.Device | None = None,
+  sha256: str | None = None,
 ) -> Network:
   """Loads a bundle that `slimjax.runtime.export` wrote.
 
@@ -63,15 +68,23 @@ def load(
     max_programs: number of programs that are kept, at least those compiled now;
       beyond it, the one not used for longest is forgotten. Default: 32.
     device: device to run on; default: jax's own.
+    sha256: digest of the bundle that is expected, as export printed it. The
+      hashes inside a bundle say that it is whole; only this one says that it is
+      the bundle you know. Default: any, and its programs are first read in a
+      process of their own, since damaged ones can end the process.
 
   Raises:
     FileNotFoundError: there is no such folder.
-    BundleError: the folder is no bundle, or not as it was written.
+    OSError: a file cannot be read.
+    BundleError: the folder is no bundle, not as it was written, not the one
+      that is expected, or holds what a bundle may not; the text names the file.
     ValueError: the bundle has no such widths, backend, batch sizes or platform.
+    RuntimeError: the process was forked from one that has loaded a network.
   """
+  check_process(first_process(), 'a network')
   folder = bundle.local(folder)
   check_options(backend, prepare, batch_sizes, max_batch, max_programs)
-  manifest = bundle.read_manifest(folder)
+  manifest = bundle.read_manifest(folder, sha256=sha256)
   chosen = {manifest.entry(width).width for width in widths}
   entries = [e for e in manifest.widths if not chosen or e.width in chosen]
   if backend == 'jax':
@@ -81,16 +94,24 @@ def load(
     raise ValueError(
       f'{folder} has no ONNX models; export it with --format=jax,onnx'
     )
-  preprocess = stored_preprocess(folder, manifest)
+  stored = read_programs(
+    folder,
+    manifest,
+    entries if backend == 'jax' else (),
+    trusted=sha256 is not None,
+  )
+  preprocess = stored.preprocess
   if preprocess is not None and manifest.input_range is None:
     # Bundles of schemas before 3 do not say it.
-    found = measure_range(preprocess, manifest.image_size, manifest.batch_size)
+    with refusing(folder / bundle.PREPROCESS):
+      found = measure_range(
+        preprocess, manifest.image_size, manifest.batch_size
+      )
     manifest = dataclasses.replace(manifest, input_range=found)
   made: Backend
   if backend == 'jax':
     assert device is not None
-    programs = {e.width: stored_programs(folder, e) for e in entries}
-    made = Xla(programs, preprocess, device)
+    made = Xla(stored.widths, preprocess, device, folder)
   else:
     made = OnnxRuntime(folder, manifest, preprocess)
   fixed = manifest.batch_size
@@ -116,20 +137,12 @@ def check_options(
   max_programs: int,
 ) -> None:
   """Raises ValueError unless these are options of `load`."""
-  for what, given, allowed in (
-    ('backend', backend, BACKENDS),
-    ('prepare', prepare, PREPARE),
-  ):
-    if given not in allowed:
-      raise ValueError(f'{what} must be one of {allowed}, got {given!r}')
-  if any(size < 1 for size in batch_sizes):
-    raise ValueError(f'batch_sizes must be positive, got {[*batch_sizes]}')
-  for what, number in (
-    ('max_batch', max_batch),
-    ('max_programs', max_programs),
-  ):
-    if number < 1:
-      raise ValueError(f'{what} must be at least 1, got {number}')
+  checks.choice('backend', backend, allowed=BACKENDS)
+  checks.choice('prepare', prepare, allowed=PREPARE)
+  size = functools.partial(checks.whole, least=1, most=_LARGEST_BATCH)
+  checks.listed('batch_sizes', batch_sizes, check=size)
+  size('max_batch', max_batch)
+  checks.whole('max_programs', max_programs, least=1)
 
 
 def prepare_ahead(

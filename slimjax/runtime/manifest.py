@@ -1,15 +1,14 @@
-"""Describes a network that is served: `Manifest`, and its JSON."""
+"""Describes a network that is served: `Manifest`."""
 
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from slimjax.widths import canonical
+from slimjax.runtime.headline import Headline
 from slimjax.widths import find
 from slimjax.widths import Width
 
-SCHEMA = 3
-READABLE = (1, 2, 3)
+PLATFORMS = ('cpu', 'cuda', 'tpu')
 # The `outputs` of a task that predicts logits of the classes, [b, classes].
 LOGITS = 'logits'
 
@@ -66,10 +65,10 @@ class Manifest:
     validation: origin of the errors: data set, split, examples, step.
     versions: versions of the packages that wrote the bundle.
     files: {path: {'bytes', 'sha256'}}.
-    headline: title, unit and direction of the metric of the errors; if more is
-      better, the errors are its negatives. Default: error, %, min.
+    headline: metric of the errors; default: error, %, less is better.
     outputs: 'logits' if the outputs are logits of the classes, [b, classes];
-      default: ''.
+      default: '', an array or a tree of arrays, examples first, whose names and
+      shapes the programs tell.
     decode: rule by which an encoded picture becomes uint8 [h, w, 3]: its name
       and its numbers; default: None, it is unknown.
     preprocesses: whether uint8 images are taken, and preprocessed; default: no.
@@ -80,6 +79,8 @@ class Manifest:
       default: empty.
     onnx_input: type of the images that the ONNX models take: 'float32',
       preprocessed (default), or 'uint8'.
+    sha256: digest of all the above, and so of every file; default: '', it is
+      not the manifest of a bundle that was written.
   """
 
   model: Mapping[str, Any]
@@ -93,13 +94,7 @@ class Manifest:
   validation: Mapping[str, Any]
   versions: Mapping[str, str]
   files: Mapping[str, Mapping[str, Any]]
-  headline: Mapping[str, str] = dataclasses.field(
-    default_factory=lambda: {
-      'title': 'error',
-      'unit': '%',
-      'direction': 'min',
-    }
-  )
+  headline: Headline = dataclasses.field(default_factory=Headline)
   outputs: str = ''
   decode: Mapping[str, Any] | None = None
   preprocesses: bool = False
@@ -107,6 +102,7 @@ class Manifest:
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   onnx_input: str = 'float32'
+  sha256: str = ''
 
   def entry(self, width: Width | str) -> WidthEntry:
     """Returns the entry of a width, given as a number, channels or a name.
@@ -125,49 +121,4 @@ class Manifest:
 
   def score(self, entry: WidthEntry) -> float | None:
     """Returns the headline metric of a width; None if it was not measured."""
-    if entry.error is None or self.headline['direction'] == 'min':
-      return entry.error
-    return -entry.error
-
-
-def parse(content: Mapping[str, Any], *, preprocesses: bool) -> Manifest:
-  """Returns the manifest that JSON holds, of any readable schema.
-
-  Args:
-    content: the JSON.
-    preprocesses: whether the bundle has a program that preprocesses; schemas
-      before 3 do not say it.
-
-  Raises:
-    KeyError, TypeError, ValueError: it is not what its schema says.
-  """
-  schema = content['schema']
-  # Schema 1 had classifiers alone, and called their outputs logits.
-  older: dict[str, Any] = {'outputs': LOGITS if schema == 1 else ''}
-  older['preprocesses'] = preprocesses
-  older['default_width'] = content['widths'][-1]['width']
-  fields: dict[str, Any] = {}
-  for field in dataclasses.fields(Manifest):
-    if field.name in content or schema == SCHEMA:
-      fields[field.name] = content[field.name]
-    elif field.name in older:
-      fields[field.name] = older[field.name]
-  fields['widths'] = tuple(_entry(entry) for entry in fields['widths'])
-  fields['default_width'] = canonical(fields['default_width'])
-  for name in ('class_names', 'image_size', 'platforms', 'input_range'):
-    if fields.get(name) is not None:
-      fields[name] = tuple(fields[name])
-  manifest = Manifest(**fields)
-  manifest.entry(manifest.default_width)
-  return manifest
-
-
-def _entry(entry: Mapping[str, Any]) -> WidthEntry:
-  return WidthEntry(
-    **{
-      **entry,
-      'width': canonical(entry['width']),
-      'channels': tuple(entry['channels']),
-      'inputs': tuple(entry['inputs']),
-    }
-  )
+    return None if entry.error is None else self.headline.score(entry.error)

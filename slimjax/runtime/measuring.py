@@ -1,7 +1,6 @@
 """Measures a network on this device: `slimjax.runtime.measure`."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import datetime
 import functools
@@ -92,7 +91,7 @@ def measure(
     backend=network.backend,
     measured=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     versions=bundle.versions(_PACKAGES[network.backend]),
-    error_title=_error_title(manifest.headline),
+    headline=manifest.headline,
   )
 
 
@@ -161,11 +160,6 @@ def record(
       'measured': table.measured,
     },
   )
-
-
-def _error_title(headline: Mapping[str, str]) -> str:
-  unit = headline.get('unit')
-  return headline['title'] + (f', {unit}' if unit else '')
 
 
 def _fetch(outputs: Any) -> None:

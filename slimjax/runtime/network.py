@@ -18,7 +18,8 @@ from slimjax.runtime import bundle
 from slimjax.runtime.backends import Backend
 from slimjax.runtime.backends import Compiled
 from slimjax.runtime.backends import Xla
-from slimjax.runtime.bundle import BundleError
+from slimjax.runtime.forking import check_process
+from slimjax.runtime.forking import first_process
 from slimjax.runtime.inputs import Inputs
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
@@ -26,6 +27,7 @@ from slimjax.runtime.measuring import measure
 from slimjax.runtime.memory import Memory
 from slimjax.runtime.programs import Programs
 from slimjax.runtime.table import Table
+from slimjax.runtime.verifying import verify
 from slimjax.widths import find
 from slimjax.widths import Width
 
@@ -66,6 +68,7 @@ class Network:
     max_programs: int,
     folder: pathlib.Path | None = None,
   ):
+    self._home = first_process()
     self.manifest = manifest
     self.widths = tuple(widths)
     default = manifest.default_width
@@ -106,6 +109,7 @@ class Network:
 
     Raises:
       ValueError: there is no such width, or the programs take other images.
+      RuntimeError: the process was forked from the one that loaded.
     """
     entry = self._entry(self.default_width if width is None else width)
     images = self._inputs(images)
@@ -113,6 +117,7 @@ class Network:
 
   def _answer(self, width: Width, weights: Any, images: Any) -> Any:
     """Returns the outputs for checked images, by prepared weights."""
+    check_process(self._home, 'the network')
     count, dtype = len(images), np.dtype(images.dtype)
     exact = self._programs.ready((width, count, dtype))
     if exact is not None:
@@ -174,6 +179,7 @@ class Network:
     found = self._weights.get(entry.width)
     if found is not None:
       return found
+    check_process(self._home, 'the network')
     with self._preparing[entry.width]:
       found = self._weights.get(entry.width)
       if found is None:
@@ -194,6 +200,7 @@ class Network:
     It is compiled the first time. If the batch is split, all its programs are
     compiled, and the largest is returned.
     """
+    check_process(self._home, 'the network')
     entry, dtype = self._entry(width), np.dtype(dtype)
     largest, *others = batching.split(batch_size, self._sizes(batch_size))
     for chunk in others:
@@ -228,36 +235,9 @@ class Network:
       BundleError: a difference is larger.
       ValueError: the network is not from a bundle.
     """
-    dtype = self.manifest.model.get('dtype')
-    by_xla = self.backend == 'jax'  # the ONNX models compute in float32
-    single = dtype == 'float32'
-    if tolerance is None:
-      exact = single and jax.default_backend() == 'cpu'
-      tolerance = 1e-3 if exact or not by_xla else 0.1
-    # What bundles of schema 1 call logits.
-    kinds = ('outputs', 'logits') if by_xla or single else ('float32',)
     if self._folder is None:
       raise ValueError('only a bundle has stored outputs to compare with')
-    sample = bundle.read_tensors(self._folder / bundle.SAMPLE)
-    differences = {}
-    for width, entry in self._entries.items():
-      outputs = bundle.named_outputs(self(sample['images'], width=width))
-      relative = []
-      for name, found in outputs.items():
-        keys = [f'{kind}/{entry.switch}{name}' for kind in kinds]
-        (expected,) = (sample[key] for key in keys if key in sample)
-        largest = np.abs(expected).max() or 1.0
-        relative.append(np.abs(np.asarray(found) - expected).max() / largest)
-      differences[width] = float(np.max(relative))
-    # The comparison is negated so that NaN is wrong, too.
-    wrong = {w: d for w, d in differences.items() if not d <= tolerance}
-    if wrong:
-      text = ', '.join(f'{d:.1e} at {w}' for w, d in wrong.items())
-      raise BundleError(
-        f'{self._folder} does not give the outputs it was written with:'
-        f' {text}, relative, more than {tolerance:.1e}'
-      )
-    return differences
+    return verify(self, self._folder / bundle.SAMPLE, tolerance)
 
   def benchmark(self, **options: Any) -> Table:
     """Measures the network on this device; see `slimjax.runtime.measure`."""

@@ -6,6 +6,8 @@ from typing import Any
 from slimjax import files
 from slimjax.runtime import bundle
 from slimjax.runtime import loading
+from slimjax.runtime.forking import check_process
+from slimjax.runtime.forking import first_process
 from slimjax.runtime.predictor import Predictor
 
 _CONFIG = 'config.json'  # of a run
@@ -32,7 +34,9 @@ def load(
   Raises:
     FileNotFoundError: there is no such folder, or no whole checkpoint yet.
     ValueError: it is neither a run nor a bundle, or an option is wrong.
+    RuntimeError: the process was forked from one that has loaded a network.
   """
+  check_process(first_process(), 'a network')
   folder = files.expand(source, 'the run or bundle')
   name = str(folder)
   options = {'prepare': 'use', 'batch_sizes': (), **options}
@@ -48,6 +52,11 @@ def load(
     from slimjax.runtime.runs import read_run
     from slimjax.runtime.runs import run_network
 
+    if options.pop('sha256', None) is not None:
+      raise ValueError(
+        f'{name} is a run, which changes as it is trained: only a bundle has a'
+        ' sha256 to expect'
+      )
     run = read_run(name, best=best)
     network = run_network(run, **options)
     said = f'run {name}, step {run.source["step"]}'

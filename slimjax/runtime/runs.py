@@ -215,5 +215,5 @@ def _describe(run, model, programs, device) -> Manifest:
     preprocesses=True,
     input_range=measure_range(data.preprocess, size),
     source=run.source,
-    **describe_headline(run.task.metrics[0]),
+    headline=describe_headline(run.task.metrics[0]),
   )

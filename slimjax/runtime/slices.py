@@ -16,6 +16,7 @@ import jax
 from slimjax.data.batches import Batch
 from slimjax.models.net import SlimNet
 from slimjax.runtime.backends import WidthPrograms
+from slimjax.runtime.headline import Headline
 from slimjax.runtime.manifest import WidthEntry
 from slimjax.tasks.base import Forward
 from slimjax.tasks.base import Metric
@@ -131,12 +132,11 @@ def describe_model(model: SlimNet) -> dict[str, Any]:
   }
 
 
-def describe_headline(headline: Metric | None) -> dict[str, Any]:
-  """Returns the manifest's field `headline` of a metric; none, of none."""
-  if headline is None:
-    return {}
-  names = ('title', 'unit', 'direction')
-  return {'headline': {name: getattr(headline, name) for name in names}}
+def describe_headline(metric: Metric | None) -> Headline:
+  """Returns a metric as a manifest has it; the default if there is none."""
+  if metric is None:
+    return Headline()
+  return Headline(metric.title, metric.unit, metric.direction)
 
 
 def _prepare(model: SlimNet, width: Width, tensors: Mapping[str, Any]):

@@ -3,19 +3,31 @@
 A `Table` has one `Row` per width and batch size.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
+import datetime
+import functools
 import math
 import os
+import pathlib
 from typing import Any
 
+from slimjax import checks
 from slimjax import files
-from slimjax.widths import canonical
+from slimjax.runtime import strict_json
+from slimjax.runtime.backends import BACKENDS
+from slimjax.runtime.headline import Headline
+from slimjax.runtime.parsing import parse_headline
+from slimjax.runtime.parsing import parse_width
+from slimjax.widths import label
 from slimjax.widths import Width
 
-SCHEMA = 1
+SCHEMA = 2
 QUANTILES = (0.5, 0.95, 0.99)
+# The largest file of a table, bytes, and the longest latency, ms: ten days.
+_MOST = 2**25
+_LONGEST = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +49,9 @@ class Row:
     macs: multiply-accumulates for one image.
     params: number of parameters.
     error: number to minimise, on validation images; None if unknown.
+
+  Raises:
+    ValueError: a number is not in its range, or contradicts another.
   """
 
   width: Width
@@ -55,6 +70,22 @@ class Row:
   macs: int
   params: int
   error: float | None
+
+  def __post_init__(self) -> None:
+    checks.record('', vars(self), fields=_ROW)
+    name = f'width {label(self.width)}, batch {self.batch_size}'
+    if not self.p50_ms <= self.p95_ms <= self.p99_ms:
+      raise ValueError(
+        f'{name}: p50_ms, p95_ms and p99_ms must not fall, got {self.p50_ms:g},'
+        f' {self.p95_ms:g}, {self.p99_ms:g}'
+      )
+    # Half of the requests take p50 at least, so their mean takes half of it.
+    fastest = 2e3 * self.batch_size / self.p50_ms
+    if self.images_per_second > fastest * (1 + 1e-9):
+      raise ValueError(
+        f'{name}: images_per_second {self.images_per_second:g} is more than a'
+        f' p50_ms of {self.p50_ms:g} allows, {fastest:g}'
+      )
 
   def quantile_ms(self, quantile: float) -> float:
     """Returns the latency at a quantile, interpolated in its logarithm."""
@@ -91,7 +122,11 @@ class Table:
     backend: 'jax' or 'onnxruntime'.
     measured: time of the measurement, ISO 8601.
     versions: {package: version} of those that ran; default: empty.
-    error_title: title of `error`, with its unit; default: 'error, %'.
+    headline: metric of the errors; default: error, %, less is better.
+
+  Raises:
+    ValueError: a width was measured twice at one batch size, or rows of a width
+      contradict each other.
   """
 
   rows: tuple[Row, ...]
@@ -99,7 +134,24 @@ class Table:
   backend: str
   measured: str
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
-  error_title: str = 'error, %'
+  headline: Headline = dataclasses.field(default_factory=Headline)
+
+  def __post_init__(self) -> None:
+    known: dict[Width, Row] = {}
+    cells = set()
+    for row in self.rows:
+      if (row.width, row.batch_size) in cells:
+        raise ValueError(
+          f'width {label(row.width)} stands twice at batch {row.batch_size}'
+        )
+      cells.add((row.width, row.batch_size))
+      first = known.setdefault(row.width, row)
+      for name in ('weight_bytes', 'macs', 'params', 'error'):
+        if getattr(first, name) != getattr(row, name):
+          raise ValueError(
+            f'{name} of width {label(row.width)} is {getattr(first, name)} at'
+            f' one batch size, {getattr(row, name)} at another'
+          )
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:
@@ -133,28 +185,100 @@ class Table:
     """Reads what `save` wrote.
 
     Raises:
-      ValueError: the file is something else.
+      OSError: the file cannot be read.
+      ValueError: it is no table, or a number in it cannot be; the text names
+        the file and the field.
     """
+    path = pathlib.Path(files.expand(path))
     try:
-      content = json.loads(files.expand(path).read_text())
-      schema = content.pop('schema')
-      if schema != SCHEMA:
-        raise ValueError(f'its schema is {schema}, not {SCHEMA}')
-      rows = tuple(_row(row) for row in content.pop('rows'))
-      return cls(rows=rows, **content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      content = strict_json.read(path, most=_MOST)
+    except ValueError as error:
+      raise ValueError(f'{error}; {_NEEDED}') from error
+    try:
+      return _parse(content)
+    except ValueError as error:
       raise ValueError(
-        f'{path} is no table of slimjax.benchmark: {error!r}'
+        f'{path} is no table of slimjax.benchmark: {error}; {_NEEDED}'
       ) from error
 
 
-def _row(content: dict[str, Any]) -> Row:
-  row: dict[str, Any] = {
-    name: tuple(value) if name.endswith('_ci') else value
-    for name, value in content.items()
-  }
-  row['width'] = canonical(row['width'])
-  return Row(**row)
+_NEEDED = 'python -m slimjax.benchmark BUNDLE writes one'
+_line = functools.partial(checks.text, most=1000, lines=False)
+_count = functools.partial(checks.whole, least=0, most=2**63 - 1)
+_some = functools.partial(checks.whole, least=1, most=2**63 - 1)
+_ms = functools.partial(checks.real, above=0, most=_LONGEST)
+
+
+def _interval(name: str, value: Any) -> tuple[float, float]:
+  low, high = checks.listed(name, value, check=_ms, least=2, most=2)
+  if low > high:
+    raise ValueError(f'{name} must be two numbers in order, got {value}')
+  return low, high
+
+
+_ROW: dict[str, checks.Check] = {
+  'width': parse_width,
+  'batch_size': _some,
+  'p50_ms': _ms,
+  'p95_ms': _ms,
+  'p99_ms': _ms,
+  'p50_ci': _interval,
+  'p95_ci': _interval,
+  'p99_ci': _interval,
+  'images_per_second': functools.partial(checks.real, above=0),
+  'requests': _some,
+  'compile_s': functools.partial(
+    checks.optional, check=functools.partial(checks.real, least=0)
+  ),
+  'weight_bytes': _count,
+  'temp_bytes': functools.partial(checks.optional, check=_count),
+  'macs': _count,
+  'params': _count,
+  'error': functools.partial(checks.optional, check=checks.real),
+}
+
+
+def _row(name: str, value: Any) -> Row:
+  fields = checks.record(name, value, fields=_ROW)
+  try:
+    return Row(**fields)
+  except ValueError as error:
+    raise ValueError(f'{name}: {error}') from error
+
+
+def _time(name: str, value: Any) -> str:
+  value = _line(name, value)
+  try:
+    datetime.datetime.fromisoformat(value)
+  except ValueError as error:
+    raise ValueError(
+      f'{name} must be a time in ISO 8601, got {checks.shown(value)}'
+    ) from error
+  return value
+
+
+_TABLE: dict[str, checks.Check] = {
+  'schema': functools.partial(checks.whole, least=1, most=SCHEMA),
+  'rows': functools.partial(checks.listed, check=_row, least=1),
+  'device': _line,
+  'backend': functools.partial(checks.choice, allowed=BACKENDS),
+  'measured': _time,
+  'versions': functools.partial(checks.mapping, check=_line),
+  'headline': parse_headline,
+}
+
+
+def _parse(content: Any) -> Table:
+  if isinstance(content, Mapping) and content.get('schema') == 1:
+    # Schema 1 had the title and the unit in one text.
+    content = dict(content)
+    words = _line('error_title', content.pop('error_title', 'error, %'))
+    title, _, unit = words.rpartition(', ')
+    headline = Headline(title, unit) if title else Headline(words, '')
+    content['headline'] = dataclasses.asdict(headline)
+  fields = checks.record('', content, fields=_TABLE, defaults={'versions': {}})
+  del fields['schema']
+  return Table(**fields)
 
 
 def _dominates(one: Row, other: Row) -> bool:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax import checks
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
@@ -23,11 +24,14 @@ from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.onnx.metadata import onnx_metadata
 from slimjax.runtime.slices import describe_headline
 from slimjax.runtime.slices import describe_model
 from slimjax.runtime.slices import Predict
+from slimjax.runtime.stored import read_programs
+from slimjax.runtime.tensors import named_outputs
 from slimjax.runtime.width_writer import Form
 from slimjax.runtime.width_writer import image_shapes
 from slimjax.runtime.width_writer import write_program
@@ -39,7 +43,6 @@ from slimjax.widths import label
 from slimjax.widths import Width
 
 FORMATS = ('jax', 'onnx')
-PLATFORMS = ('cpu', 'cuda', 'tpu')
 ONNX_INPUTS = ('float32', 'uint8')
 
 
@@ -117,8 +120,13 @@ def export(
   _check_choice('format', formats, FORMATS)
   _check_choice('platform', platforms, PLATFORMS)
   _check_choice('onnx_input', [onnx_input], ONNX_INPUTS)
-  if batch_size is not None and batch_size < 1:
-    raise ValueError(f'batch_size must be positive, got {batch_size}')
+  if batch_size is not None:
+    checks.whole('batch_size', batch_size, least=1)
+  known = {
+    find(width, chosen): checks.real(f'errors[{width}]', error)
+    for width, error in (errors or {}).items()
+    if error is not None
+  }
   if onnx_input == 'uint8' and preprocess is None:
     raise ValueError("onnx_input='uint8' needs `preprocess`")
   model = model.clone(remat=False, axis_name=None)
@@ -146,7 +154,7 @@ def export(
     input_range=_range(preprocess, image_size, batch_size),
     source=dict(source or {}),
     onnx_input=onnx_input,
-    **describe_headline(headline),
+    headline=describe_headline(headline),
   )
   form = Form(
     predict=predict,
@@ -163,12 +171,11 @@ def export(
   shutil.rmtree(draft, ignore_errors=True)
   draft.mkdir(parents=True)
   try:
-    errors = errors or {}
     manifest = _write(
       draft,
       model,
       variables,
-      {w: errors.get(w) for w in chosen},
+      {w: known.get(w) for w in chosen},
       form,
       manifest,
     )
@@ -176,6 +183,7 @@ def export(
     _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
     manifest = dataclasses.replace(manifest, files=bundle.describe_files(draft))
     bundle.write_manifest(draft, manifest)
+    manifest = bundle.read_manifest(draft)
     _verify(draft, manifest, formats, len(sample))
     draft.rename(out)
   except BaseException:
@@ -217,16 +225,25 @@ def _default_width(chosen, wanted):
 
 
 def _verify(folder, manifest, formats, count):
-  """Compares outputs, where the programs are for the platform that is here."""
+  """Compares outputs, where the programs are for the platform that is here.
+
+  Those for other platforms are read as `load` reads them there.
+  """
   here = bundle.platform_of(jax.devices()[0])
   backends = {
     'jax': 'jax' in formats and here in manifest.platforms,
     'onnxruntime': 'onnx' in formats,
   }
+  if 'jax' in formats and not backends['jax']:
+    read_programs(folder, manifest, manifest.widths, trusted=True)
   for backend, present in backends.items():
     if present:
       network = load(
-        folder, backend=backend, prepare='lean', batch_sizes=(count,)
+        folder,
+        backend=backend,
+        prepare='lean',
+        batch_sizes=(count,),
+        sha256=manifest.sha256,
       )
       network.verify()
 
@@ -254,7 +271,7 @@ def _check_outputs(
   run = functools.partial(
     slices.run, predict, model, width=model.ordered_widths[0]
   )
-  found = bundle.named_outputs(jax.eval_shape(run, variables, images))
+  found = named_outputs(jax.eval_shape(run, variables, images))
   if outputs not in ('', LOGITS):
     raise ValueError(f"outputs must be '{LOGITS}' or empty, got {outputs!r}")
   if outputs == LOGITS and {n: x.ndim for n, x in found.items()} != {'': 2}:
@@ -306,7 +323,7 @@ def _expected(model, variables, predict, preprocess, sample, widths):
     f'{kind}/{model.switch(width)}{name}': np.asarray(array)
     for kind, model in models.items()
     for width in widths
-    for name, array in bundle.named_outputs(
+    for name, array in named_outputs(
       run(predict, model, variables, images, width=width)
     ).items()
   }

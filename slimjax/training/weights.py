@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from slimjax import files
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
+from slimjax.runtime.tensors import read_tensors
 from slimjax.variables import init
 from slimjax.variables.calibrating import calibrate
 from slimjax.variables.fitting import bare
@@ -155,7 +156,7 @@ def find_source(model: SlimNet, source: Any) -> Source:
     return _of_ours(model, variables, name, other.widths, other.num_classes)
   if (path / bundle.MANIFEST).exists():
     manifest = bundle.read_manifest(str(path))
-    tensors = bundle.read_tensors(bundle.local(path) / bundle.WEIGHTS)
+    tensors = read_tensors(bundle.local(path) / bundle.WEIGHTS)
     widths = tuple(canonical(w) for w in manifest.model['widths'])
     name = f'{path} ({manifest.model["class"]})'
     classes = manifest.model['num_classes']

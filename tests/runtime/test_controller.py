@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from slimjax.runtime import Controller
 from slimjax.runtime import Table
+from slimjax.runtime.headline import Headline
 from slimjax.runtime.table import Row
 
 REQUESTS = 3000
@@ -250,10 +252,12 @@ def test_requests_that_were_under_way_do_not_count():
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'budget_ms': 0}, 'budget_ms must be above zero'),
-    ({'budget_ms': math.nan}, 'budget_ms must be above zero'),
-    ({'quantile': 1.0}, 'quantile must be in'),
-    ({'min_accuracy': 120}, 'percent'),
+    ({'budget_ms': 0}, 'budget_ms must be a finite number above 0, got 0'),
+    ({'budget_ms': math.nan}, 'budget_ms must be a finite number above 0'),
+    ({'quantile': 1.0}, 'quantile must be .* from 0.5 to below 1'),
+    ({'min_accuracy': 120}, 'in percent, must be .* from 0 to 100, got 120'),
+    ({'memory_mb': 0}, 'memory_mb must be a finite number above 0, got 0'),
+    ({'rows': ()}, 'the table has no rows'),
   ],
 )
 def test_arguments_out_of_range_are_refused(options, message):
@@ -263,7 +267,9 @@ def test_arguments_out_of_range_are_refused(options, message):
 
 @pytest.mark.parametrize('latency', [0, -1.0, math.nan, math.inf])
 def test_a_latency_that_is_none_is_refused(latency):
-  with pytest.raises(ValueError, match='latency_ms must be above zero'):
+  with pytest.raises(
+    ValueError, match='latency_ms must be a finite number above 0'
+  ):
     controller().observe(latency)
 
 
@@ -285,6 +291,67 @@ def test_tables_are_files(tmp_path):
   (tmp_path / 'other.json').write_text('[1, 2]')
   with pytest.raises(ValueError, match='no table of slimjax'):
     Table.load(tmp_path / 'other.json')
+
+
+@pytest.mark.parametrize(
+  'place, value, message',
+  [
+    ('p50_ms', math.nan, 'NaN is no number of JSON'),
+    ('p50_ms', 0, r'rows\[0\].p50_ms must be .* above 0 to 1e\+09, got 0'),
+    ('p50_ms', 2.3, r'rows\[0\]: width 0.25, batch 1: p50_ms, .* not fall'),
+    ('p95_ci', [2, 1], r'p95_ci must be two numbers in order'),
+    ('images_per_second', 1e6, 'more than a p50_ms of 2 allows, 1000'),
+    ('width', [0], r'rows\[0\].width\[0\] must be a whole number'),
+    ('requests', '300', 'requests must be a whole number .*, got .300.'),
+    ('error', True, 'error must be a finite number, got True'),
+    ('batch_size', 2, None),
+  ],
+)
+def test_a_table_that_cannot_be_is_refused(tmp_path, place, value, message):
+  path = tmp_path / 'table.json'
+  Table(ROWS, 'a device', 'jax', '2026-01-01').save(path)
+  content = json.loads(path.read_text())
+  content['rows'][0][place] = value
+  if message is None:  # two batch sizes of a width agree
+    content['rows'] += [{**content['rows'][0], 'batch_size': 1, 'error': 3.0}]
+    message = 'error of width 0.25 is 12.0 at one batch size, 3.0 at another'
+  path.write_text(json.dumps(content))
+  with pytest.raises(
+    ValueError, match=f'^{path} .*{message}.*benchmark BUNDLE'
+  ):
+    Table.load(path)
+
+
+def test_tables_of_before_had_the_metric_in_one_text(tmp_path):
+  path = tmp_path / 'table.json'
+  Table(ROWS, 'a device', 'jax', '2026-01-01').save(path)
+  content = {**json.loads(path.read_text()), 'schema': 1}
+  del content['headline']
+  path.write_text(json.dumps({**content, 'error_title': '1 - IoU, %'}))
+  assert Table.load(path).headline == Headline('1 - IoU', '%')
+
+
+def test_it_speaks_of_the_metric_of_the_table():
+  rows = [dataclasses.replace(r, error=-r.error / 100) for r in ROWS]
+  headline = Headline('AP', '', 'max')
+  table = Table(rows, 'a device', 'jax', '2026-01-01', headline=headline)
+  assert 'AP 0.12' in Controller(table, budget_ms=BUDGET).explain()
+  with pytest.raises(ValueError, match='is 100 - error, but the table has AP'):
+    Controller(table, budget_ms=BUDGET, min_accuracy=90)
+
+
+def test_a_request_is_taken_note_of_behind_a_lock():
+  held = []
+
+  def clock():
+    held.append(chooser._lock.locked())
+    return 0.0
+
+  chooser = controller(clock=clock)
+  chooser.observe(3.0)
+  chooser.explain()
+  assert held
+  assert all(held)
 
 
 def test_quantiles_between_those_measured():

@@ -29,6 +29,7 @@ from slimjax.data import digits
 from slimjax.layers import SlimConv
 from slimjax.layers import SwitchableBatchNorm
 from slimjax.runtime import bundle
+from slimjax.runtime.tensors import read_tensors
 from slimjax.widths import switch_name
 
 
@@ -118,7 +119,7 @@ def test_the_manifest_says_what_a_user_needs(net, model):
 
 
 def test_shared_weights_are_stored_once(path, variables):
-  stored = bundle.read_tensors(path / bundle.WEIGHTS)
+  stored = read_tensors(path / bundle.WEIGHTS)
   sizes = [x.nbytes for x in jax.tree.leaves(variables)]
   assert sum(x.nbytes for x in stored.values()) == sum(sizes)
   (kernel,) = (
@@ -296,9 +297,9 @@ def test_wrong_calls_are_refused(net, path):
     runtime.load(path, widths=(0.75,))
   with pytest.raises(ValueError, match='backend must be one of'):
     runtime.load(path, backend='tensorrt')
-  with pytest.raises(ValueError, match='batch_sizes must be positive'):
+  with pytest.raises(ValueError, match=r'batch_sizes\[1\] must be .* from 1'):
     runtime.load(path, batch_sizes=(1, 0))
-  with pytest.raises(ValueError, match='max_batch must be at least 1, got 0'):
+  with pytest.raises(ValueError, match='max_batch must be .* from 1 .*, got 0'):
     runtime.load(path, max_batch=0)
   with pytest.raises(ValueError, match='no ONNX models; export it with'):
     runtime.load(path, backend='onnxruntime')

@@ -109,7 +109,7 @@ def test_it_becomes_a_bundle(run, tmp_path):
   manifest = export_run(
     folder / 'whole', tmp_path / 'bundle', platforms=('cpu',)
   )
-  assert manifest.headline['title'] == 'IoU'
+  assert manifest.headline.title == 'IoU'
   errors = [entry.error for entry in manifest.widths]
   assert errors == [-result.scores['iou'] for result in whole]
   net = runtime.load(tmp_path / 'bundle')

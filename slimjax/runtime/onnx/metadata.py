@@ -1,6 +1,7 @@
 """Describes an ONNX model inside its file, to use it without its bundle."""
 
 from collections.abc import Mapping
+import dataclasses
 import json
 from typing import Any
 
@@ -55,7 +56,9 @@ def onnx_metadata(
     'macs': entry.macs,
     'params': entry.params,
     'error': score,
-    'error_metric': None if score is None else manifest.headline,
+    'error_metric': None
+    if score is None
+    else dataclasses.asdict(manifest.headline),
     'validation': manifest.validation or None,
     'source': manifest.source or None,
   }

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from slimjax.runtime.bundle import BundleError
+from slimjax.runtime.errors import BundleError
 from slimjax.runtime.onnx.graph import layout
 from slimjax.runtime.onnx.graph import Repeated
 from slimjax.runtime.onnx.graph import Value

@@ -14,7 +14,7 @@ import jax
 from jax.extend import core
 import numpy as np
 
-from slimjax.runtime.bundle import BundleError
+from slimjax.runtime.errors import BundleError
 from slimjax.runtime.onnx.graph import Graph
 from slimjax.runtime.onnx.operations import TRANSLATIONS
 
