@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> None:
   table.save(f'{stem}.json')
   display.plot(table, f'{stem}.png', title=folder.name)
   if _RECORD.value:
-    record(table, folder, batch_sizes[0])
+    manifest = record(table, folder, batch_sizes[0])
+    console.print(f'sha256 {manifest.sha256}, now', highlight=False)
   console.print(f'written: {stem}.json, {stem}.png', highlight=False)
 
 

@@ -11,11 +11,14 @@ import dataclasses
 import difflib
 import inspect
 import json
+import types
+import typing
 from typing import Any
 
 from etils import epath
 from ml_collections import config_dict
 
+from slimjax import checks
 from slimjax import files
 from slimjax.naming import near
 
@@ -113,21 +116,39 @@ def parse(config: config_dict.ConfigDict | Mapping[str, Any]) -> Run:
   for section in SECTIONS:
     if not isinstance(plain.get(section, {}), dict):
       raise ValueError(
-        f'config.{section} must be a section, got {plain[section]!r}'
+        f'config.{section} must be a section, got'
+        f' {checks.shown(plain[section])}'
+      )
+  for section in ('task', 'plan'):
+    found = plain.get(section, {'name': ''})
+    if not isinstance(found.get('name'), str):
+      raise ValueError(
+        f'config.{section}.name must be a text, got'
+        f' {checks.shown(found.get("name"))}'
       )
   run = Run(**plain)
   for field in fields:
     value = getattr(run, field.name)
-    if field.name in SECTIONS or field.name == 'compilation_cache_dir':
+    if field.name == 'compilation_cache_dir' and value is not None:
+      checks.text(f'config.{field.name}', value, least=1)
+    if field.name not in _RANGES:
       continue
-    least = 0 if field.name in ('seed', 'checkpoint_every_minutes') else 1
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least:
-      raise ValueError(
-        f'config.{field.name} must be a whole number from {least} up, got'
-        f' {value!r}'
-      )
+    least, most = _RANGES[field.name]
+    checks.whole(f'config.{field.name}', value, least=least, most=most)
   return run
+
+
+# The seed and the steps are 32-bit numbers of compiled programs; a batch of
+# more images than that takes more memory than there is.
+_RANGES = {
+  'seed': (0, 2**32 - 1),
+  'batch_size': (1, 2**20),
+  'eval_batch_size': (1, 2**16),
+  'epochs': (1, 10**6),
+  'log_every_steps': (1, 10**9),
+  'eval_every_epochs': (1, 10**6),
+  'checkpoint_every_minutes': (0, 10**6),
+}
 
 
 _OPTIONAL = {
@@ -158,11 +179,36 @@ def call(
 ) -> Any:
   """Returns `function(**section, **others)`; errors name the section."""
   check_arguments(function, where, section, others)
+  _check_types(function, where, section)
   section = {key: _hashable(value) for key, value in section.items()}
   try:
     return function(**section, **others)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{where}: {error}') from error
+
+
+def _check_types(
+  function: Callable, where: str, section: Mapping[str, Any]
+) -> None:
+  """Raises ValueError if a value is not of the simple type of its argument."""
+  for name, parameter in inspect.signature(function).parameters.items():
+    kind = parameter.annotation
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else ()
+    kinds = kinds or (kind,)
+    none = type(None) in kinds
+    found = [kind for kind in kinds if kind in (bool, int, float, str)]
+    if name not in section or len(found) != 1 or len(kinds) != 1 + none:
+      continue
+    if section[name] is not None or not none:
+      _TYPES[found[0]](f'{where}.{name}', section[name])
+
+
+_TYPES: dict[Any, checks.Check] = {
+  bool: checks.flag,
+  int: checks.whole,
+  float: checks.real,
+  str: checks.text,
+}
 
 
 def call_named(
@@ -248,7 +294,12 @@ def as_plain(config: config_dict.ConfigDict | Mapping[str, Any]) -> dict:
   """Returns the configuration as JSON has it: dicts, lists and plain values."""
   if isinstance(config, config_dict.ConfigDict):
     config = config.to_dict()
-  return json.loads(json.dumps(config))
+  try:
+    return json.loads(json.dumps(config))
+  except (TypeError, ValueError, RecursionError) as error:
+    raise ValueError(
+      f'a configuration holds numbers, texts, lists and sections: {error}'
+    ) from error
 
 
 def write(config: Mapping[str, Any], path: epath.Path) -> None:

@@ -7,10 +7,12 @@ static and hashable. This module knows nothing of jax.
 
 from collections.abc import Sequence
 import math
+import numbers
 from typing import TypeAlias
 import zlib
 
 Width: TypeAlias = float | tuple[int, ...]
+_LEAST, _MOST = 0.001, 16
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -39,7 +41,7 @@ def canonical(width: Width | Sequence[int] | str) -> Width:
     )
   if isinstance(width, (list, tuple)):
     channels = tuple(width)
-    if not channels or any(int(c) != c or c <= 0 for c in channels):
+    if not channels or not all(map(_is_count, channels)):
       raise ValueError(
         f'width {width!r} is a list of channels, so it must hold whole numbers'
         ' above zero, one for every layer that sets a width'
@@ -48,6 +50,8 @@ def canonical(width: Width | Sequence[int] | str) -> Width:
   try:
     # Its digits count: np.float32(0.35) is 0.35, not 0.3499999940395355.
     short = str(width) if type(width).__name__ == 'float32' else width
+    if isinstance(width, bool):
+      raise TypeError('True is no width')
     value = float(short)  # type: ignore[arg-type]
   except (TypeError, ValueError):
     value = math.nan
@@ -57,6 +61,13 @@ def canonical(width: Width | Sequence[int] | str) -> Width:
       ' tuple of channels'
     )
   return value
+
+
+def _is_count(value: object) -> bool:
+  """Returns whether a value is a whole number above zero, also 8.0."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    return False
+  return 0 < float(value) < math.inf and float(value).is_integer()
 
 
 def switch_name(width: Width) -> str:
@@ -117,13 +128,20 @@ def check_widths(widths: Sequence[Width]) -> tuple[Width, ...]:
   """Returns the widths of a model in canonical form.
 
   Raises:
-    ValueError: there are none, one is no width, or two have one name.
+    ValueError: there are none, one is no width or far too large or small, or
+      two have one name.
   """
-  if isinstance(widths, (int, float, str)) or not len(widths):
+  if not isinstance(widths, Sequence) or isinstance(widths, str) or not widths:
     raise ValueError(
       f'widths must be a tuple such as (0.25, 0.5, 0.75, 1.0), got {widths!r}'
     )
   checked = tuple(canonical(width) for width in widths)
+  for width in checked:
+    if isinstance(width, float) and not _LEAST <= width <= _MOST:
+      raise ValueError(
+        f'width {width} is not from {_LEAST} to {_MOST}: a width is a factor of'
+        ' the channels of the network at 1.0, such as 0.25'
+      )
   named: dict[str, Width] = {}
   for width in checked:
     name = switch_name(width)

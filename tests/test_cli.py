@@ -15,7 +15,7 @@ import slimjax
 from slimjax import __main__ as programs
 from slimjax import cli
 from slimjax import naming
-from slimjax import widths
+from slimjax import units
 
 
 def write(path, text):
@@ -187,7 +187,7 @@ def test_only_what_our_code_raises_is_a_users_error():
   assert cli.is_user_error(caught(lambda: naming.resolve('x', {}, 'model')))
   # Raised by others, by a call that our code makes, or of another type.
   assert not cli.is_user_error(caught(lambda: int('x')))
-  assert not cli.is_user_error(caught(lambda: widths.canonical(('x',))))
+  assert not cli.is_user_error(caught(lambda: units.count(float('nan'))))
   assert not cli.is_user_error(caught(lambda: slimjax.nothing))
 
 

@@ -11,6 +11,7 @@ PACKAGE = ROOT / 'slimjax'
 
 # Each module imports only what stands above it.
 ORDER = (
+  'checks',
   'widths',
   'naming',
   'files',
@@ -18,7 +19,6 @@ ORDER = (
   'plots',
   'nets',
   'units',
-  'checks',
   'nn.kernels.platforms',
   'nn.kernels.convolution',
   'nn.kernels.depthwise',

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
+from slimjax import checks
 from slimjax import configuration
 from slimjax.data import digits
 from slimjax.data import idx
@@ -12,6 +14,7 @@ from slimjax.data.coco import digit_scenes
 from slimjax.data.coco import factory as coco
 from slimjax.data.dataset import check_dataset
 from slimjax.data.dataset import Dataset
+from slimjax.naming import near
 from slimjax.naming import resolve
 
 # Factories by name; the last serves all other names: a folder, a TFDS set.
@@ -40,15 +43,39 @@ def create_dataset(section: Mapping[str, Any]) -> Dataset:
   Raises:
     ValueError: the section is wrong, or the data cannot be read.
   """
-  name = section.get('name', '')
+  name = checks.text('config.data.name', section.get('name', ''), least=1)
   make = find_factory(name)
+  known = [*filter(None, DATASETS), images.FOLDER]
+  _check_spelling(name, make, section, known)
   options = dict(section)
   if make not in _NAMED:
     options.pop('name', None)
-  known = [*filter(None, DATASETS), images.FOLDER]
   dataset = configuration.call_named(make, 'config.data', options, name, known)
   check_dataset(dataset, f'config.data.name {name!r}')
   return dataset
+
+
+def _check_spelling(
+  name: str,
+  make: Callable[..., Dataset],
+  section: Mapping[str, Any],
+  known: Sequence[str],
+) -> None:
+  """Raises ValueError if a name is none of ours, but was meant to be one.
+
+  It would be taken for a data set of TFDS. What tells them apart is the keys:
+  those of ours are not read there.
+  """
+  meant = near(name, known)
+  if name in known or make is not images.create or not meant:
+    return
+  try:
+    configuration.check_arguments(make, 'config.data', section, ())
+  except ValueError as error:
+    raise ValueError(
+      f'config.data.name {name!r} is none of {", ".join(known)}{meant} As a'
+      f' data set of tensorflow-datasets it does not fit: {error}'
+    ) from error
 
 
 def find_factory(name: str) -> Callable[..., Dataset]:

@@ -6,11 +6,13 @@ to 32x32 RGB, by default 1,437 to train and 360 to test.
 
 import numpy as np
 
+from slimjax import checks
 from slimjax.data.batches import ArraySplit
 from slimjax.data.dataset import Dataset
 from slimjax.data.jpeg import CentreCrop
 from slimjax.data.preprocess import affine_augment
 from slimjax.data.preprocess import AugmentImages
+from slimjax.data.preprocess import check_affine
 from slimjax.data.preprocess import Normalise
 
 IMAGE_SIZE = 32
@@ -44,11 +46,13 @@ def create(
       default: 0.
 
   Raises:
-    ValueError: there are not so many images.
+    ValueError: a number is out of its range.
   """
+  check_affine(IMAGE_SIZE, max_shift, max_degrees, max_zoom)
   options = {'train_images': train_images, 'split_seed': split_seed}
   train, test = (load(name, **options) for name in ('train', 'test'))
-  if not 0 <= held_out < train_images:
+  checks.whole('held_out', held_out, least=0)
+  if held_out >= train_images:
     raise ValueError(
       f'held_out {held_out} must be less than the {train_images} training'
       ' images'
@@ -90,11 +94,9 @@ def load(
     split: 'train' or 'test'.
     train_images, split_seed: see `create`.
   """
-  if not 0 < train_images < _IMAGES:
-    raise ValueError(
-      f'train_images must leave some of the {_IMAGES} digits to each split, got'
-      f' {train_images}'
-    )
+  # Both splits get some of them.
+  checks.whole('train_images', train_images, least=1, most=_IMAGES - 1)
+  checks.whole('split_seed', split_seed, least=0, most=2**32 - 1)
   from scipy import ndimage
   from sklearn import datasets
 

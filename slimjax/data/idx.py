@@ -6,6 +6,7 @@ import dataclasses
 from etils import epath
 import numpy as np
 
+from slimjax import checks
 from slimjax import files
 from slimjax.data import idx_files
 from slimjax.data.batches import ArraySplit
@@ -15,6 +16,7 @@ from slimjax.data.holding_out import stratified
 from slimjax.data.jpeg import GreyCrop
 from slimjax.data.preprocess import affine_augment
 from slimjax.data.preprocess import AugmentImages
+from slimjax.data.preprocess import check_affine
 from slimjax.data.preprocess import Normalise
 
 HELD_OUT = 'held_out'
@@ -133,14 +135,18 @@ def create(
     FileNotFoundError: a file is missing.
     ValueError: an argument is wrong, or a file cannot be used; it says why.
   """
-  if fit not in ('pad', 'resize'):
-    raise ValueError(f"fit must be 'pad' or 'resize', got {fit!r}")
+  checks.choice('fit', fit, allowed=('pad', 'resize'))
+  if image_size is not None:
+    checks.whole('image_size', image_size, least=1, most=2**14)
+  checks.whole('held_out', held_out, least=0)
+  checks.whole('split_seed', split_seed, least=0, most=2**32 - 1)
   folder = _folder(data_dir, package)
   images, labels = idx_files.read_split(folder, prefix, idx_files.TRAIN)
   names = tuple(class_names) or tuple(map(str, range(labels.max() + 1)))
   _check_labels(labels, names, 'training')
   size = images.shape[1:]
   seen = size if image_size is None else (image_size, image_size)
+  check_affine(max(seen), max_shift, max_degrees, max_zoom)
   pad = fit == 'pad'
   if pad and min(np.subtract(seen, size)) < 0:
     raise ValueError(

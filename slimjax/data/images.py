@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from slimjax import checks
 from slimjax import files
 from slimjax.data.batches import Batch
 from slimjax.data.dataset import Dataset
@@ -186,17 +187,21 @@ def create(
     ValueError: an argument is wrong, or the data cannot be read; the message
       says what to do.
   """
-  if augmentation not in AUGMENTATIONS:
-    raise ValueError(
-      f'augmentation {augmentation!r} is not one of {", ".join(AUGMENTATIONS)}'
-    )
+  checks.choice('augmentation', augmentation, allowed=AUGMENTATIONS)
+  checks.whole('image_size', image_size, least=1, most=2**14)
+  if resize is not None:
+    checks.whole('resize', resize, least=1, most=2**14)
+  if workers is not None:
+    checks.whole('workers', workers, least=0, most=1024)
+  checks.whole('held_out', held_out, least=0)
+  checks.whole('held_out_seed', held_out_seed, least=0, most=2**32 - 1)
+  checks.whole('max_corrupt', max_corrupt, least=0, most=10**6)
+  checks.real('test_share', test_share, above=0, below=1)
   resize = round(image_size * 8 / 7) if resize is None else resize
   if not 0 < image_size <= resize:
     raise ValueError(
       f'image_size {image_size} must be between 1 and resize, {resize}'
     )
-  if not 0.0 < test_share < 1.0:
-    raise ValueError(f'test_share must be between 0 and 1, got {test_share}')
   if data_dir is not None:
     data_dir = str(files.expand(data_dir, 'config.data.data_dir'))
   opened = (

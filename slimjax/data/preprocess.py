@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from slimjax import checks
 from slimjax.data.batches import Batch
 
 Constant = float | tuple[float, ...]  # for all channels, or one each
@@ -148,6 +149,20 @@ def lighting_noise(
   factors = deviation * jax.random.normal(key, (3,))
   colour = jnp.asarray(_COMPONENTS) @ (factors * jnp.asarray(_DEVIATIONS))
   return jnp.clip(image + jnp.broadcast_to(colour, image.shape), 0.0, 1.0)
+
+
+def check_affine(
+  image_size: int, max_shift: float, max_degrees: float, max_zoom: float
+) -> None:
+  """Raises ValueError if numbers for `random_affine` are out of their range.
+
+  Args:
+    image_size: larger side of the images, pixels.
+    max_shift, max_degrees, max_zoom: see `random_affine`.
+  """
+  checks.real('max_shift', max_shift, least=0, most=image_size)
+  checks.real('max_degrees', max_degrees, least=0, most=180)
+  checks.real('max_zoom', max_zoom, least=0, below=1)
 
 
 def affine_augment(

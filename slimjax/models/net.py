@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from slimjax import checks
 from slimjax.nn.conv import ConvNorm
 from slimjax.nn.dense import SlimDense
 from slimjax.nn.norm import statistics_dtype
@@ -38,6 +39,28 @@ def pair(size: Size) -> tuple[int, int]:
       f'image_size must be pixels, or (height, width), got {size!r}'
     )
   return int(both[0]), int(both[1])
+
+
+def _checked_dtype(dtype: Any) -> jnp.dtype:
+  """Returns a type to compute in."""
+  try:
+    found = jnp.dtype(dtype)
+  except TypeError as error:
+    raise ValueError(
+      f'dtype must be float32 or bfloat16, got {checks.shown(dtype)}'
+    ) from error
+  if found not in map(jnp.dtype, _DTYPES):
+    raise ValueError(f'dtype must be one of {", ".join(_DTYPES)}, got {found}')
+  wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+  if found == jnp.float64 and not wide:
+    raise ValueError(
+      'dtype float64 computes in float32 unless jax is told to:'
+      " jax.config.update('jax_enable_x64', True); or take float32"
+    )
+  return found
+
+
+_DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 
 def check_static(model: Any, call: str = '') -> None:
@@ -86,16 +109,13 @@ class SlimNet(nn.Module):
   folded: bool = False
 
   def __post_init__(self):
-    if not isinstance(self.num_classes, int) or self.num_classes < 1:
-      raise ValueError(
-        f'num_classes must be a whole number above zero, got'
-        f' {self.num_classes!r}'
-      )
+    checks.whole('num_classes', self.num_classes, least=1, most=2**24)
+    for name in ('small_stem', 'remat', 'folded'):
+      checks.flag(name, getattr(self, name))
+    checks.listed('shared', self.shared, check=checks.text)
     object.__setattr__(self, 'widths', check_widths(self.widths))
     object.__setattr__(self, 'shared', tuple(self.shared))
-    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
-    if not jnp.issubdtype(self.dtype, jnp.floating):
-      raise ValueError(f'dtype must be floating point, got {self.dtype}')
+    object.__setattr__(self, 'dtype', _checked_dtype(self.dtype))
     super().__post_init__()
     for width in self.widths:
       self._resolve(width)

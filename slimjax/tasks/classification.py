@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slimjax import checks
 from slimjax.data.batches import Batch
 from slimjax.data.batches import Split
 from slimjax.data.dataset import Dataset
@@ -48,10 +49,8 @@ class Classification:
   )
 
   def __post_init__(self):
-    if not 0.0 <= self.label_smoothing < 1.0:
-      raise ValueError(
-        f'label_smoothing must be in [0, 1), got {self.label_smoothing}'
-      )
+    checks.real('label_smoothing', self.label_smoothing, least=0, below=1)
+    checks.flag('inplace_distillation', self.inplace_distillation)
 
   def check(self, model: SlimNet, dataset: Dataset) -> None:
     if model.num_classes != dataset.num_classes:

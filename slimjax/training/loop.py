@@ -337,8 +337,19 @@ def _finish(
 
 
 def keep_compiled(folder: str | None) -> None:
-  """Keeps compiled programs in a folder, unless jax keeps them already."""
+  """Keeps compiled programs in a folder, unless jax keeps them already.
+
+  Raises:
+    ValueError: the folder cannot be made.
+  """
   kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-  if folder and kept is None:
+  if folder is not None and kept is None:
     path = files.expand(folder, 'config.compilation_cache_dir')
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise ValueError(
+        f'config.compilation_cache_dir {folder!r} cannot be a folder:'
+        f' {error.strerror or error}; name another, or None to keep nothing'
+      ) from error
     jax.config.update('jax_compilation_cache_dir', str(path))

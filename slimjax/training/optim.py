@@ -11,9 +11,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from slimjax import checks
+
+_LARGEST = 1e6  # of rates and of epochs
+
 
 def multi_step(
-  peak_lr: float, *, steps_per_epoch: int, epochs: Sequence[int], factor: float
+  peak_lr: float,
+  *,
+  steps_per_epoch: int,
+  epochs: Sequence[float],
+  factor: float,
 ) -> optax.Schedule:
   """Returns `peak_lr`, multiplied by `factor` from each of `epochs` on."""
 
@@ -72,7 +80,6 @@ def with_warmup(
 SCHEDULES = ('multi_step', 'exponential', 'linear', 'cosine')
 
 
-@functools.lru_cache(maxsize=16)  # equal ones are one object: a key of programs
 def create_schedule(
   name: str,
   *,
@@ -83,7 +90,7 @@ def create_schedule(
   warmup_steps: int = 0,
   warmup_start: float = 0.0,
   factor: float | None = None,
-  epochs: Sequence[int] | None = None,
+  epochs: Sequence[float] | None = None,
 ) -> optax.Schedule:
   """Returns the schedule `name`, one of `SCHEDULES`, given in epochs.
 
@@ -101,24 +108,32 @@ def create_schedule(
     epochs: epochs at which multi_step decays; default: none.
 
   Raises:
-    ValueError: unknown name, or an argument is missing or not used.
+    ValueError: unknown name, an argument is missing or not used, or a number is
+      out of its range.
   """
-  total_steps = round(total_epochs * steps_per_epoch)
+  checks.choice('name', name, allowed=SCHEDULES)
+  checks.real('peak_lr', peak_lr, above=0, most=_LARGEST)
+  checks.real('warmup_epochs', warmup_epochs, least=0, most=_LARGEST)
+  checks.whole('warmup_steps', warmup_steps, least=0, most=2**31)
+  checks.real('warmup_start', warmup_start, least=0, most=1)
+  if factor is not None:
+    checks.real('factor', factor, above=0, most=1)
+  if epochs is not None:
+    passed = functools.partial(checks.real, above=0, most=_LARGEST)
+    epochs = checks.listed('epochs', epochs, check=passed, least=1)
+    if list(epochs) != sorted({*epochs}):
+      raise ValueError(f'epochs must rise, got {epochs}')
   if warmup_epochs and warmup_steps:
     raise ValueError(
       f'warmup_epochs {warmup_epochs:g} and warmup_steps {warmup_steps} say the'
       ' same; set one of them to 0'
     )
-  if not 0.0 <= warmup_start <= 1.0:
-    raise ValueError(f'warmup_start must be from 0 to 1, got {warmup_start}')
   needs: dict[str, set[str]] = {
     'multi_step': {'factor', 'epochs'},
     'exponential': {'factor'},
     'linear': set(),
     'cosine': set(),
   }
-  if name not in needs:
-    raise ValueError(f'unknown schedule {name!r}; there are {SCHEDULES}')
   given = {
     key
     for key, value in (('factor', factor), ('epochs', epochs))
@@ -129,6 +144,31 @@ def create_schedule(
       f'schedule {name} takes {sorted(needs[name])} of factor and epochs, but'
       f' {sorted(given)} are given'
     )
+  return _cached_schedule(
+    name,
+    peak_lr=peak_lr,
+    total_steps=round(total_epochs * steps_per_epoch),
+    steps_per_epoch=steps_per_epoch,
+    warmup_steps=warmup_steps or round(warmup_epochs * steps_per_epoch),
+    warmup_start=warmup_start,
+    factor=factor,
+    epochs=epochs,
+  )
+
+
+@functools.lru_cache(maxsize=16)  # equal ones are one object: a key of programs
+def _cached_schedule(
+  name: str,
+  *,
+  peak_lr: float,
+  total_steps: int,
+  steps_per_epoch: int,
+  warmup_steps: int,
+  warmup_start: float,
+  factor: float | None,
+  epochs: tuple[float, ...] | None,
+) -> optax.Schedule:
+  """Returns a schedule whose arguments have been checked."""
   if name == 'multi_step':
     schedule = multi_step(
       peak_lr,
@@ -144,7 +184,6 @@ def create_schedule(
     schedule = linear(peak_lr, total_steps=total_steps)
   else:
     schedule = cosine(peak_lr, total_steps=total_steps)
-  warmup_steps = warmup_steps or round(warmup_epochs * steps_per_epoch)
   return with_warmup(schedule, warmup_steps, warmup_start)
 
 
@@ -162,7 +201,6 @@ def decay_mask(trainable: Any) -> Any:
   return jax.tree_util.tree_map_with_path(decays, trainable)
 
 
-@functools.lru_cache(maxsize=16)
 def sgd(
   schedule: optax.Schedule,
   *,
@@ -183,7 +221,31 @@ def sgd(
       per step, before decay; default: None, which does not clip.
     decay_all: whether everything that is trained decays, biases and norms too;
       default: no.
+
+  Raises:
+    ValueError: a number is out of its range.
   """
+  checks.real('momentum', momentum, least=0, below=1)
+  checks.flag('nesterov', nesterov)
+  checks.real('weight_decay', weight_decay, least=0, most=1)
+  if clip_norm is not None:
+    checks.real('clip_norm', clip_norm, above=0)
+  checks.flag('decay_all', decay_all)
+  return _cached_sgd(
+    schedule, momentum, nesterov, weight_decay, clip_norm, decay_all
+  )
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_sgd(
+  schedule: optax.Schedule,
+  momentum: float,
+  nesterov: bool,
+  weight_decay: float,
+  clip_norm: float | None,
+  decay_all: bool,
+) -> optax.GradientTransformation:
+  """Returns SGD whose arguments have been checked."""
   optimizer = optax.chain(
     optax.add_decayed_weights(weight_decay, None if decay_all else decay_mask),
     optax.sgd(schedule, momentum=momentum, nesterov=nesterov),

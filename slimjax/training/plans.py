@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from slimjax import checks
 from slimjax.models.net import SlimNet
 from slimjax.variables.format import SHARED
 from slimjax.variables.format import variable_shapes
@@ -142,11 +143,9 @@ def sandwich(
       'config.model.widths must be the two ends of the range, such as'
       f' (0.25, 1.0), got {widths}'
     )
-  if random < 0 or bounds < 1:
-    raise ValueError(
-      f'random must be at least 0 and bounds at least 1, got {random} and'
-      f' {bounds}'
-    )
+  checks.whole('random', random, least=0, most=64)
+  checks.whole('bounds', bounds, least=1, most=64)
+  checks.flag('per_layer', per_layer)
   widest, thinnest = ends
   step = (widest - thinnest) / bounds
   inner = [thinnest + step * number for number in range(1, bounds)]
