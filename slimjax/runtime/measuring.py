@@ -1,6 +1,7 @@
 """Measures a network on this device: `slimjax.runtime.measure`."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import datetime
 import functools
