@@ -124,7 +124,7 @@ def test_a_key_that_nothing_reads_is_an_error():
 @pytest.mark.parametrize('value', [True, False, 0, -1, 2.0, '5', None])
 def test_numbers_are_whole_and_above_zero(value):
   config = {**configuration.as_plain(get('digits')), 'epochs': value}
-  message = f'config.epochs must be a whole number from 1 up, got {value!r}$'
+  message = f'config.epochs must be .* from 1 to 1,000,000, got {value!r}$'
   with pytest.raises(ValueError, match=message):
     configuration.parse(config)
 

@@ -288,7 +288,11 @@ UNEQUAL = (*RESNET14[:4], 24, *RESNET14[5:])
       'block3/project has 24 channels and block2/project has 16',
     ),
     ('resnet14', {'num_classes': 0}, 'num_classes must be a whole number'),
-    ('resnet14', {'dtype': jnp.int32}, 'dtype must be floating point'),
+    (
+      'resnet14',
+      {'dtype': jnp.int32},
+      'dtype must be one of float32',
+    ),
   ],
 )
 def test_models_that_cannot_be_are_refused(name, options, message):

@@ -1,5 +1,7 @@
 """Errors in the configuration come before anything is written."""
 
+import math
+
 import pytest
 from tiny_net import get_config
 
@@ -27,6 +29,18 @@ from slimjax.train import train_and_evaluate
     ({'batch_size': 2000}, 'batch_size 2000 .* 1437'),
     ({'log_every_steps': 2.5}, 'config.log_every_steps .* got 2.5'),
     ({'loss': 1}, 'config.loss must be a section'),
+    ({'seed': 2**64}, 'config.seed must be .* from 0 to .*, got 18446744'),
+    ({'eval_batch_size': 10**10}, 'config.eval_batch_size must be .* 65,536'),
+    ({'optimizer__momentum': math.nan}, 'config.optimizer.momentum .* got nan'),
+    ({'optimizer__momentum': 1.0}, 'momentum must be .* 0 to below 1, got 1.0'),
+    ({'optimizer__clip_norm': 0.0}, 'clip_norm must be .* above 0, got 0.0'),
+    ({'schedule__peak_lr': math.inf}, 'config.schedule.peak_lr .* got inf'),
+    ({'data__max_zoom': -0.1}, 'max_zoom must be .* from 0 to below 1'),
+    ({'model__widths': (100.0,)}, 'width 100.0 is not from 0.001 to 16: a wid'),
+    ({'model__dtype': 'float64'}, 'float64 computes in float32 unless jax is'),
+    ({'model__remat': 'yes'}, "remat must be True or False, got 'yes'"),
+    ({'plan': {'name': 3}}, 'config.plan.name must be a text, got 3'),
+    ({'data__name': 'digitz'}, "'digitz' is none of digits.* is it digits"),
   ],
 )
 def test_errors_in_the_configuration_name_the_key(overrides, says, tmp_path):

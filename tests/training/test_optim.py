@@ -85,7 +85,7 @@ def test_warmup_may_begin_at_a_part_of_the_rate():
 @pytest.mark.parametrize(
   'name, arguments, says',
   [
-    ('step', {}, 'unknown schedule'),
+    ('step', {}, "name must be one of 'multi_step', .* got 'step'"),
     ('multi_step', {'factor': 0.1}, 'epochs'),
     ('multi_step', {'epochs': (1,)}, 'factor'),
     ('exponential', {}, 'factor'),
