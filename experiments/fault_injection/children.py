@@ -19,6 +19,9 @@ import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+# What a program exports must not tell from where it was called here.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
+
 import matplotlib.pyplot  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 import rich.console  # noqa: F401
