@@ -9,7 +9,6 @@ Writes call_sites.json beside this file.
 """
 
 import argparse
-import collections
 from collections.abc import Callable
 import dataclasses
 import hashlib
@@ -21,8 +20,6 @@ from typing import Any
 
 import children
 import traced
-
-from slimjax import files
 
 HERE = children.HERE
 FAULTS = ('full', 'denied', 'memory', 'kill')
@@ -270,7 +267,7 @@ def main() -> None:
   root = given.workdir.resolve()
   root.mkdir(parents=True, exist_ok=True)
   box, rng = root / 'box', random.Random(given.seed)
-  records = root / f'records-{given.seed}.jsonl'
+  records = root / f'points-{given.seed}.jsonl'
   chosen = [
     program
     for program in programs(root)
@@ -285,36 +282,13 @@ def main() -> None:
     pairs = [(name, site, fault) for site in few for fault in FAULTS]
     points += [p for p in pairs if p[2] != 'full' or p[1].writes]
   rng.shuffle(points)
-  table: dict[str, collections.Counter] = {}
   with records.open('w') as file:
     for number, (name, site, fault) in enumerate(points[: given.points], 1):
       program, _, good = traces[name]
       record = strike(program, box, site, fault, good)
       file.write(json.dumps(record) + '\n')
       file.flush()
-      bad = record['first'] in ('bare', 'crashed', 'hung')
-      bad |= bool(record.get('wrong') or record.get('lost'))
-      bad |= record['again'] != 'done'
-      counts = table.setdefault(f'{name}, {fault}', collections.Counter())
-      counts.update(
-        points=1,
-        wrong=bool(record.get('wrong')),
-        lost=bool(record.get('lost')),
-        not_again=record['again'] != 'done',
-        **{record['first']: 1},
-      )
-      print(
-        number, 'BAD' if bad else 'ok', json.dumps(record)[:300], flush=True
-      )
-  total = sum(table.values(), collections.Counter())
-  result = {
-    'seed': given.seed,
-    'calls': {name: len(found) for name, (_, found, _) in traces.items()},
-    'points': {name: dict(counts) for name, counts in sorted(table.items())},
-    'total': dict(total),
-  }
-  files.write_json(root / 'call_sites.json', result, indent=1)
-  print(json.dumps(result['total']))
+      print(number, json.dumps(record)[:300], flush=True)
 
 
 if __name__ == '__main__':

@@ -4,11 +4,11 @@ python experiments/fault_injection/mutate.py [--count=140] [--seed=0]
   [--workdir=runs/faults]
 
 Each mutation is made in a copy of a finished run, which is then read, resumed
-and given to one more program. Writes WORKDIR/mutations.json.
+and given to one more program. Writes a line on
+each mutation to WORKDIR/mutations-SEED.jsonl.
 """
 
 import argparse
-import collections
 import json
 import os
 import pathlib
@@ -21,7 +21,6 @@ import children
 import inject
 
 from slimjax import cli
-from slimjax import files
 
 NOBODY = 65534
 MUTATIONS = (
@@ -141,6 +140,8 @@ def judge_reading(box: pathlib.Path, good: Any, wrap: Any) -> str:
   newest = max(good['checkpoints'], key=int)
   if str(step) == newest:
     return 'right'
+  if not (box / 'run' / 'checkpoints' / newest).exists():
+    return 'right, of those that are there'
   return 'right, told' if 'is damaged' in end.text else 'SILENT'
 
 
@@ -165,6 +166,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description='See README.md.')
   parser.add_argument('--count', type=int, default=140)
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--kinds', default='', help='as a,b; default: all')
   parser.add_argument('--workdir', type=pathlib.Path, default='runs/faults')
   given = parser.parse_args()
   root = given.workdir.resolve()
@@ -173,10 +175,10 @@ def main() -> None:
   train, finished = programs['train'], root / 'finished'
   good = train.left(finished, '')
   rng, box = random.Random(given.seed), root / 'box'
-  table: dict[str, collections.Counter] = {}
+  kinds = given.kinds.split(',') if given.kinds else MUTATIONS
   with (root / f'mutations-{given.seed}.jsonl').open('w') as file:
     for number in range(given.count):
-      kind = MUTATIONS[number % len(MUTATIONS)]
+      kind = kinds[number % len(kinds)]
       wrap = as_nobody if kind == 'permissions' else lambda function: function
       shutil.rmtree(box, ignore_errors=True)
       shutil.copytree(finished, box)
@@ -184,31 +186,18 @@ def main() -> None:
       if kind == 'permissions':
         for path in (box, box / 'run', *(box / 'run').iterdir()):
           os.chown(path, NOBODY, NOBODY)
-      other = programs[_OTHERS[number // len(MUTATIONS) % len(_OTHERS)]]
+      other = programs[_OTHERS[number // len(kinds) % len(_OTHERS)]]
+      end = children.run(wrap(other.call(box)), root / 'other.txt')
       record = {
         'kind': kind,
         'where': where,
         'read': judge_reading(box, good, wrap),
-        other.name: children.run(
-          wrap(other.call(box)), root / 'other.txt'
-        ).kind,
+        other.name: end.kind,
         'resumed': judge_resuming(train, box, good, wrap),
       }
       file.write(json.dumps(record) + '\n')
       file.flush()
       print(number, json.dumps(record), flush=True)
-      counts = table.setdefault(kind, collections.Counter())
-      counts['mutations'] += 1
-      for reader in ('read', 'resumed', other.name):
-        counts[f'{reader}: {record[reader]}'] += 1
-  total = sum(table.values(), collections.Counter())
-  result = {
-    'seed': given.seed,
-    'kinds': {name: dict(counts) for name, counts in table.items()},
-    'total': dict(sorted(total.items())),
-  }
-  files.write_json(root / 'mutations.json', result, indent=1)
-  print(json.dumps(result['total'], indent=1))
 
 
 if __name__ == '__main__':
