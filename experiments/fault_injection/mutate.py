@@ -9,6 +9,7 @@ each mutation to WORKDIR/mutations-SEED.jsonl.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
@@ -22,7 +23,8 @@ import inject
 
 from slimjax import cli
 
-NOBODY = 65534
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of capabilities(7), version 3.
+_OVERRIDE, _VERSION = 0b110, 0x20080522
 MUTATIONS = (
   'flip',
   'truncate',
@@ -72,10 +74,7 @@ def mutate(folder: pathlib.Path, kind: str, rng: random.Random) -> str:
     path.write_bytes(content)
     return f'{name} and {other.relative_to(folder)}'
   elif kind == 'permissions':
-    for each in (folder, *paths):
-      os.chown(each, NOBODY, NOBODY)
     path = rng.choice(paths)
-    os.chown(path, 0, 0)
     path.chmod(0)
     return str(path.relative_to(folder))
   elif kind == 'folder deleted':
@@ -98,12 +97,18 @@ def mutate(folder: pathlib.Path, kind: str, rng: random.Random) -> str:
   return name
 
 
-def as_nobody(function: Any) -> Any:
-  """Returns a function that gives up root's rights, which read any file."""
+def bound(function: Any) -> Any:
+  """Returns a function that obeys permissions, which root does not."""
 
   def call() -> Any:
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION, 0)  # of the interface; itself
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, twice
+    libc.capget(header, sets)
+    for number in range(3):
+      sets[number] &= ~_OVERRIDE
+    if libc.capset(header, sets):
+      raise OSError(ctypes.get_errno(), 'capset')
     return function()
 
   return call
@@ -179,13 +184,10 @@ def main() -> None:
   with (root / f'mutations-{given.seed}.jsonl').open('w') as file:
     for number in range(given.count):
       kind = kinds[number % len(kinds)]
-      wrap = as_nobody if kind == 'permissions' else lambda function: function
+      wrap = bound if kind == 'permissions' else lambda function: function
       shutil.rmtree(box, ignore_errors=True)
       shutil.copytree(finished, box)
       where = mutate(box / 'run' / 'checkpoints', kind, rng)
-      if kind == 'permissions':
-        for path in (box, box / 'run', *(box / 'run').iterdir()):
-          os.chown(path, NOBODY, NOBODY)
       other = programs[_OTHERS[number // len(kinds) % len(_OTHERS)]]
       end = children.run(wrap(other.call(box)), root / 'other.txt')
       record = {

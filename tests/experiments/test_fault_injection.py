@@ -39,10 +39,8 @@ def _look(folder):
 
 
 def test_every_mutation_changes_something_and_follows_its_seed(
-  mutate, tmp_path, monkeypatch
+  mutate, tmp_path
 ):
-  monkeypatch.setattr(mutate.os, 'chown', lambda *_: None)
-  monkeypatch.setattr(mutate, 'NOBODY', 0)
   for number, kind in enumerate(mutate.MUTATIONS):
     looks, said = [], []
     for copy in ('one', 'two'):
