@@ -89,7 +89,10 @@ def train_and_evaluate(
 
   Raises:
     ValueError: the configuration has errors, or is not that of the run in
-      `workdir`, or another run is at work there.
+      `workdir`, or another run is at work there, or none of its checkpoints is
+      whole.
+    OSError: something cannot be read or written now; nothing is lost.
+    SaveError: a checkpoint could not be saved; the ones before are.
     NonFiniteError: the training diverged.
   """
   workers.refuse_import()
