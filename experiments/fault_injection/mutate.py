@@ -189,11 +189,13 @@ def main() -> None:
       shutil.copytree(finished, box)
       where = mutate(box / 'run' / 'checkpoints', kind, rng)
       other = programs[_OTHERS[number // len(kinds) % len(_OTHERS)]]
+      # Calibration adds to what is read, and training changes it.
+      read = judge_reading(box, good, wrap)
       end = children.run(wrap(other.call(box)), root / 'other.txt')
       record = {
         'kind': kind,
         'where': where,
-        'read': judge_reading(box, good, wrap),
+        'read': read,
         other.name: end.kind,
         'resumed': judge_resuming(train, box, good, wrap),
       }

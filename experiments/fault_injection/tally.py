@@ -25,8 +25,12 @@ def read(paths: Iterable[pathlib.Path], name: str) -> list[dict[str, Any]]:
 
 def tally_points(records: list[dict[str, Any]]) -> dict[str, Counter]:
   """Returns counts by program and by fault."""
-  table: dict[str, Counter] = {}
-  for record in records:
+  rows = [record['program'] for record in records]
+  rows += [record['fault'] for record in records]
+  table = {row: Counter[str]() for row in sorted(set(rows), key=rows.index)}
+  # Workers with other seeds may have met the same point.
+  points = {(r['program'], r['site'], r['fault']): r for r in records}
+  for record in points.values():
     for row in (record['program'], record['fault'], 'all'):
       counts = table.setdefault(row, Counter())
       counts['points'] += 1
