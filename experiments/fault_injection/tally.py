@@ -56,7 +56,8 @@ def tally_mutations(records: list[dict[str, Any]]) -> dict[str, Counter]:
 
 def markdown(table: dict[str, Counter]) -> str:
   """Returns a table with a row for each name, and one for all at the end."""
-  table = {**table, 'all': table.pop('all')}
+  last = table.pop('all')
+  table = {**table, 'all': last}
   columns = list(dict.fromkeys(name for row in table.values() for name in row))
   columns[1:] = sorted(columns[1:])
   lines = [['', *columns], ['---'] * (len(columns) + 1)]
