@@ -67,7 +67,7 @@ def test_every_layer_may_draw_for_itself():
   'widths, options, says',
   [
     ((1.0, 0.5, 0.25), {}, 'the two ends of the range'),
-    ((1.0, 0.5), {'bounds': 0}, 'bounds at least 1, got 2 and 0'),
+    ((1.0, 0.5), {'bounds': 0}, 'bounds must be .* 1 to 64, got 0'),
   ],
 )
 def test_what_is_wrong_is_said(widths, options, says):
