@@ -126,6 +126,7 @@ ORDER = (
   'tasks.detection',
   'tasks.detection.detected',
   'tasks.detection.scoring',
+  'tasks.detection.task',
   'tasks.detection.drawing',
   'tasks',
   'training.state',
