@@ -15,6 +15,7 @@ Only `export` imports the source of models, when it is first used.
 from typing import Any
 from typing import TYPE_CHECKING
 
+from slimjax.runtime.bundle import record_cascade
 from slimjax.runtime.cascade import Cascade
 from slimjax.runtime.cascade import cascade_rows
 from slimjax.runtime.controller import Controller
@@ -47,6 +48,7 @@ __all__ = [
   'load',
   'measure',
   'record',
+  'record_cascade',
 ]
 
 

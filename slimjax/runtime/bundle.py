@@ -32,6 +32,7 @@ from slimjax.runtime import parsing
 from slimjax.runtime import strict_json
 from slimjax.runtime.errors import BundleError
 from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.thresholds import Thresholds
 from slimjax.widths import Width
 
 FORMAT = 'slimjax bundle'
@@ -54,6 +55,8 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> Manifest:
     'schema': parsing.SCHEMA,
     **dataclasses.asdict(manifest),
   }
+  if manifest.cascade is None:  # versions without cascades read it, too
+    del content['cascade']
   content['sha256'] = _content_hash(content)
   files.write_json(folder / MANIFEST, content, indent=1)
   return dataclasses.replace(manifest, sha256=content['sha256'])
@@ -87,6 +90,30 @@ def record_latencies(
     ),
   )
   return write_manifest(folder, manifest)
+
+
+def record_cascade(
+  folder: str | os.PathLike, thresholds: Thresholds | None
+) -> Manifest:
+  """Writes thresholds into the manifest of a bundle, for `Cascade(network)`.
+
+  Args:
+    folder: folder of the bundle.
+    thresholds: thresholds of `choose_thresholds`; None removes those there.
+
+  Returns:
+    The new manifest.
+
+  Raises:
+    ValueError: the network has other outputs, or lacks a width.
+  """
+  folder = local(folder)
+  manifest = read_manifest(folder)
+  if thresholds is not None:
+    manifest.check_cascade(thresholds)
+  return write_manifest(
+    folder, dataclasses.replace(manifest, cascade=thresholds)
+  )
 
 
 def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -145,7 +172,7 @@ def read_manifest(
   if sha256 is not None and found != sha256:
     raise BundleError(
       f'{path} is not the one that was expected: its sha256 is {found}, not'
-      f' {checks.shown(sha256)}; it is another bundle, or latencies have been'
+      f' {checks.shown(sha256)}; it is another bundle, or something has been'
       ' recorded in it since'
     )
   try:

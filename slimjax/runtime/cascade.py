@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.network import Network
 from slimjax.runtime.table import Row
 from slimjax.runtime.thresholds import Thresholds
@@ -57,33 +56,33 @@ class Cascade:
     thresholds: the widths and when each is content.
   """
 
-  def __init__(self, network: Network, *, thresholds: Thresholds):
+  def __init__(self, network: Network, *, thresholds: Thresholds | None = None):
     """Joins a network and thresholds.
 
     Args:
       network: network of `slimjax.runtime.load`, or the `network` of
         `slimjax.load`; it predicts logits of classes.
-      thresholds: thresholds of `choose_thresholds`, or your own.
+      thresholds: thresholds of `choose_thresholds`, or your own; default: those
+        that `record_cascade` has written into the bundle.
 
     Raises:
       ValueError: the network has other outputs, or lacks a width.
     """
-    if network.manifest.outputs != LOGITS:
+    thresholds = thresholds or network.manifest.cascade
+    if thresholds is None:
       raise ValueError(
-        'a cascade needs logits of classes, but the outputs of this network'
-        f' are {network.manifest.outputs or "not described"!r}; export it with'
-        f" outputs='{LOGITS}'"
+        'no thresholds are given, and the network has none: choose_thresholds'
+        ' chooses them, record_cascade writes them into a bundle'
       )
-    widths = tuple(find(w, network.widths) for w in thresholds.widths)
-    missing = [label(w) for w in widths if w not in network.widths]
+    network.manifest.check_cascade(thresholds)
+    missing = [label(w) for w in thresholds.widths if w not in network.widths]
     if missing:
       raise ValueError(
-        f'the thresholds are for widths that are not loaded:'
-        f' {", ".join(missing)}; there are'
-        f' {", ".join(map(label, network.widths))}'
+        f'the cascade has widths that are not loaded: {", ".join(missing)};'
+        f' there are {", ".join(map(label, network.widths))}'
       )
     self.network = network
-    self.thresholds = dataclasses.replace(thresholds, widths=widths)
+    self.thresholds = thresholds
 
   @property
   def widths(self) -> tuple[Width, ...]:

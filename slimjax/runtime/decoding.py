@@ -12,6 +12,7 @@ import numpy as np
 
 from slimjax import files
 from slimjax.runtime.parsing import CENTRE_CROP
+from slimjax.runtime.parsing import GREY_CROP
 
 Decode = Callable[[bytes], np.ndarray]
 
@@ -76,7 +77,10 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
     None if there is none, or if it is a user's own function.
   """
   from slimjax.data.jpeg import CentreCrop
+  from slimjax.data.jpeg import GreyCrop
 
+  if isinstance(decode, GreyCrop):
+    return {'rule': GREY_CROP, 'size': decode.size, 'inner': decode.inner}
   if not isinstance(decode, CentreCrop):
     return None
   return {
@@ -94,9 +98,12 @@ def make_decode(rule: Mapping[str, Any] | None) -> Decode | None:
     ValueError: this version has no such rule.
   """
   from slimjax.data.jpeg import CentreCrop
+  from slimjax.data.jpeg import GreyCrop
 
   if rule is None:
     return None
+  if rule['rule'] == GREY_CROP:
+    return GreyCrop(size=rule['size'], inner=rule['inner'])
   if rule['rule'] != CENTRE_CROP:
     raise ValueError(
       f'pictures are decoded by the rule {rule["rule"]!r}, which this version'

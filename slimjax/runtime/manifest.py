@@ -5,7 +5,9 @@ import dataclasses
 from typing import Any
 
 from slimjax.runtime.headline import Headline
+from slimjax.runtime.thresholds import Thresholds
 from slimjax.widths import find
+from slimjax.widths import label
 from slimjax.widths import Width
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -79,6 +81,8 @@ class Manifest:
       default: empty.
     onnx_input: type of the images that the ONNX models take: 'float32',
       preprocessed (default), or 'uint8'.
+    cascade: widths and thresholds of a cascade, see `slimjax.runtime.Cascade`;
+      default: None, none were recorded.
     sha256: digest of all the above, and so of every file; default: '', it is
       not the manifest of a bundle that was written.
   """
@@ -102,6 +106,7 @@ class Manifest:
   source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   onnx_input: str = 'float32'
+  cascade: Thresholds | None = None
   sha256: str = ''
 
   def entry(self, width: Width | str) -> WidthEntry:
@@ -118,6 +123,21 @@ class Manifest:
       f'the bundle has no width {width}, only'
       f' {", ".join(str(entry.width) for entry in self.widths)}'
     )
+
+  def check_cascade(self, thresholds: Thresholds) -> None:
+    """Raises ValueError unless the network can be run as a cascade."""
+    if self.outputs != LOGITS:
+      raise ValueError(
+        f'a cascade needs logits of classes, but outputs is {self.outputs!r};'
+        f" export the network with outputs='{LOGITS}'"
+      )
+    known = [entry.width for entry in self.widths]
+    missing = [label(w) for w in thresholds.widths if w not in known]
+    if missing:
+      raise ValueError(
+        f'the cascade has the widths {", ".join(missing)}, the network only'
+        f' {", ".join(map(label, known))}'
+      )
 
   def score(self, entry: WidthEntry) -> float | None:
     """Returns the headline metric of a width; None if it was not measured."""

@@ -16,6 +16,8 @@ from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.manifest import WidthEntry
+from slimjax.runtime.thresholds import CONFIDENCES
+from slimjax.runtime.thresholds import Thresholds
 from slimjax.widths import canonical
 from slimjax.widths import label
 from slimjax.widths import switch_name
@@ -23,8 +25,9 @@ from slimjax.widths import Width
 
 SCHEMA = 3
 READABLE = (1, 2, 3)
-# The form of pictures that are cut to their centre, see `decoding`.
+# The rules for pictures, see `decoding`: cut to their centre, and grey as well.
 CENTRE_CROP = 'centre_crop'
+GREY_CROP = 'grey_crop'
 _COUNT = 2**63 - 1  # the largest count of anything
 _SIDE = 2**16  # the largest side of an image, pixels
 
@@ -41,10 +44,10 @@ def parse(content: Mapping[str, Any], *, preprocess: str) -> Manifest:
     ValueError: it is not what its schema says; the text names the field.
   """
   schema = content['schema']
-  defaults = {}
+  defaults: dict[str, Any] = {'cascade': None}
   if schema < SCHEMA:
     # Schema 1 had classifiers alone, and called their outputs logits.
-    defaults = {**_OLDER, 'outputs': LOGITS if schema == 1 else ''}
+    defaults |= {**_OLDER, 'outputs': LOGITS if schema == 1 else ''}
   fields = checks.record('', content, fields=_MANIFEST, defaults=defaults)
   for name in ('format', 'schema'):
     del fields[name]
@@ -175,9 +178,15 @@ def _model(name: str, value: Any) -> dict[str, Any]:
 def _decode(name: str, value: Any) -> dict[str, Any]:
   """Returns a rule for pictures; one of a later version is not checked."""
   rule = _known(name, value)
+  size = functools.partial(checks.whole, least=1, most=_SIDE)
+  if rule.get('rule') == GREY_CROP:
+    rule = checks.record(
+      name, rule, fields={'rule': _line, 'size': size, 'inner': size}
+    )
+    checks.whole(f'{name}.inner', rule['inner'], most=rule['size'])
+    return rule
   if rule.get('rule') != CENTRE_CROP:
     return {**rule, 'rule': _line(f'{name}.rule', rule.get('rule'))}
-  size = functools.partial(checks.whole, least=1, most=_SIDE)
   fields: dict[str, checks.Check] = {
     'rule': _line,
     'resize': size,
@@ -189,6 +198,30 @@ def _decode(name: str, value: Any) -> dict[str, Any]:
   )
   checks.whole(f'{name}.size', rule['size'], most=rule['resize'])
   return rule
+
+
+_share = functools.partial(checks.real, least=0, most=1)
+_CASCADE: dict[str, checks.Check] = {
+  'widths': functools.partial(checks.listed, check=parse_width, least=1),
+  'least': functools.partial(checks.listed, check=_share),
+  'confidence': functools.partial(checks.choice, allowed=tuple(CONFIDENCES)),
+  'reached': functools.partial(checks.listed, check=_share),
+  'accuracies': functools.partial(
+    checks.listed, check=functools.partial(checks.real, least=0, most=100)
+  ),
+  'mean_cost': functools.partial(
+    checks.optional, check=functools.partial(checks.real, least=0)
+  ),
+}
+
+
+def _cascade(name: str, value: Any) -> Thresholds:
+  """Returns the thresholds of a cascade, consistent in themselves."""
+  fields = checks.record(name, value, fields=_CASCADE)
+  try:
+    return Thresholds(**fields)
+  except ValueError as error:
+    raise ValueError(f'{name}: {error}') from error
 
 
 def _range(name: str, value: Any) -> tuple[float, float]:
@@ -258,6 +291,7 @@ _MANIFEST: dict[str, checks.Check] = {
   'source': _known,
   'measured': _measured,
   'onnx_input': functools.partial(checks.choice, allowed=('float32', 'uint8')),
+  'cascade': functools.partial(checks.optional, check=_cascade),
 }
 # What schemas before 3 may leave out; `parse` finds what is None.
 _OLDER: dict[str, Any] = {
@@ -303,9 +337,11 @@ def _check_whole(manifest: Manifest, preprocess: str) -> None:
   if manifest.onnx_input == 'uint8' and not manifest.preprocesses:
     raise ValueError("onnx_input is 'uint8', but preprocesses is false")
   decode = manifest.decode or {}
-  if decode.get('rule') == CENTRE_CROP:
+  if decode.get('rule') in (CENTRE_CROP, GREY_CROP):
     size = (decode['size'],) * 2
     if size != manifest.image_size:
       raise ValueError(
         f'decode.size is {size[0]}, but image_size is {manifest.image_size}'
       )
+  if manifest.cascade is not None:
+    manifest.check_cascade(manifest.cascade)

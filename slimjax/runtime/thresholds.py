@@ -86,6 +86,9 @@ class Thresholds:
         f'one threshold is needed for each width but the last, got'
         f' {len(self.least)} for {len(self.widths)} widths'
       )
+    for name in ('reached', 'accuracies'):
+      if len(getattr(self, name)) not in (0, len(self.widths)):
+        raise ValueError(f'{name} must have a number for each width, or none')
     if not all(0 <= least <= 1 for least in self.least):
       raise ValueError(f'thresholds must be in [0, 1], got {self.least}')
     if self.confidence not in CONFIDENCES:

@@ -22,6 +22,8 @@ from slimjax.data.preprocess import random_affine
 from slimjax.data.record import read_record
 from slimjax.data.record import record_of
 from slimjax.data.record import write_record
+from slimjax.runtime.decoding import describe_decode
+from slimjax.runtime.decoding import make_decode
 
 
 @pytest.fixture
@@ -182,6 +184,8 @@ def test_a_picture_is_seen_as_the_images_of_the_set(folder, tmp_path, options):
   decode = read_record(tmp_path).decode
   picture = encoded(Image.fromarray(image), 'PNG')
   np.testing.assert_array_equal(decode(picture), shown)
+  # A bundle keeps the rule in words.
+  assert make_decode(describe_decode(decode)) == decode
   colour = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
   seen = decode(encoded(Image.fromarray(colour), 'PNG'))
   assert seen.shape == (size, size, 3)

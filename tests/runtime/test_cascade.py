@@ -4,6 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import importlib.util
 import itertools
+import json
+import shutil
 import types
 
 from bundles import close
@@ -25,10 +27,15 @@ COSTS = {0.25: 1.0, 0.5: 2.5, 1.0: 9.0}
 
 
 @pytest.fixture(scope='module')
-def net(tmp_path_factory):
+def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('cascade') / 'bundle'
   export_digits(path, WIDTHS)
-  return runtime.load(path, batch_sizes=(1, 2, 4, 8))
+  return path
+
+
+@pytest.fixture(scope='module')
+def net(folder):
+  return runtime.load(folder, batch_sizes=(1, 2, 4, 8))
 
 
 class Watched:
@@ -85,6 +92,28 @@ def test_thresholds_at_the_ends_are_the_networks_themselves(net):
   assert close(single(images), wide)
 
 
+def test_thresholds_are_recorded_in_the_bundle(net, folder, tmp_path):
+  folder = shutil.copytree(folder, tmp_path / 'bundle')
+  thresholds = Thresholds(
+    WIDTHS, (0.75,), 'entropy', (1.0, 0.25), (80.0, 90.0), 1.5
+  )
+  plain = json.loads((folder / 'manifest.json').read_text())
+  assert 'cascade' not in plain  # versions without cascades read it
+  written = runtime.record_cascade(folder, thresholds)
+  again = runtime.load(folder, batch_sizes=(), prepare='use')
+  assert written == again.manifest
+  assert runtime.Cascade(again).thresholds == thresholds
+  cleared = runtime.record_cascade(folder, None)
+  assert cleared == net.manifest
+  with pytest.raises(ValueError, match='choose_thresholds chooses them'):
+    runtime.Cascade(net)
+  other = Thresholds((0.125, 0.5), (0.75,))
+  with pytest.raises(
+    ValueError, match='widths 0.5, the network only 0.125, 0.25'
+  ):
+    runtime.record_cascade(folder, other)
+
+
 def test_an_answer_that_is_not_a_number_goes_on(net):
   class Broken(Watched):
     def __call__(self, images, *, width):
@@ -108,9 +137,13 @@ def test_many_threads_get_the_answers_of_one(net):
 
 def test_what_does_not_fit_the_network_is_refused(net):
   with pytest.raises(
-    ValueError, match=r'not loaded: 0.5; there are 0.125, 0.2'
+    ValueError, match='widths 0.5, the network only 0.125, 0.25'
   ):
     runtime.Cascade(net, thresholds=Thresholds((0.125, 0.5), (0.5,)))
+  thin = Watched(net)
+  thin.widths = WIDTHS[:1]
+  with pytest.raises(ValueError, match='not loaded: 0.25; there are 0.125'):
+    runtime.Cascade(thin, thresholds=Thresholds(WIDTHS, (0.5,)))
   cascade = runtime.Cascade(net, thresholds=Thresholds(WIDTHS, (0.5,)))
   with pytest.raises(ValueError, match='no width 0.5, only 0.125, 0.25'):
     cascade(images_of(1), width=0.5)
@@ -167,7 +200,7 @@ class Looked:
 
   def __init__(self, logits):
     self.logits, self.widths = logits, tuple(logits)
-    self.manifest = types.SimpleNamespace(outputs='logits')
+    self.manifest = types.SimpleNamespace(check_cascade=lambda _: None)
 
   def __call__(self, images, *, width):
     return self.logits[width][images]

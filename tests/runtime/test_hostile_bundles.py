@@ -73,6 +73,7 @@ WRONG = {
   'model.num_classes': (None, 'model.num_classes must be a whole number'),
   'outputs': ('boxes', "outputs must be one of '', 'logits', got 'boxes'"),
   'decode': ({'rule': 'centre_crop', 'size': 32}, 'decode.resize is missing'),
+  'cascade': ({'widths': [0.25]}, 'cascade.least is missing'),
   'extra': (1, "'extra' is not known here; there are format, schema"),
   'schema': (3.0, 'has the schema 3.0'),
 }
