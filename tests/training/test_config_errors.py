@@ -23,7 +23,10 @@ from slimjax.train import train_and_evaluate
     ({'model__widths': (0.25, 0.25)}, 'config.model: .*w025'),
     ({'model__num_classes': 1000}, 'config.model.num_classes is 1000, .* 10'),
     ({'data': {'name': 'digit'}}, "name 'digit' is not .* is it digits"),
-    ({'data': {'name': 'coco'}}, "TFDS's own code of coco needs"),
+    (
+      {'data': {'name': 'coco_captions'}},
+      "TFDS's own code of coco_captions needs",
+    ),
     ({'epochs': 0}, 'config.epochs .* got 0'),
     ({'batch_size': 62}, 'config.batch_size 62 .* 4 devices; try 64'),
     ({'batch_size': 2000}, 'batch_size 2000 .* 1437'),
