@@ -61,4 +61,5 @@ if __name__ == '__main__':
   _MINIMUM = number('minimum', 8, 'Fewest channels of a layer.')
   _KEEP = flags.DEFINE_list('keep', [], 'Layers that are not slimmed.')
   _CHECKPOINT = choice('checkpoint', 'latest', ['latest', 'best'], 'Which.')
+  processes.define_flags()
   cli.run(main)

@@ -1,6 +1,8 @@
 """The program: from a supernet to the networks that are trained."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import tiny_net
@@ -47,3 +49,15 @@ def test_a_run_is_searched(supernet, tmp_path, capsys):
   said = capsys.readouterr().out
   assert '200 images of the split held_out' in said
   assert 'less of unit' in said
+
+
+def test_the_program_says_what_is_wrong(tmp_path):
+  command = [sys.executable, '-m', 'slimjax.search', f'--workdir={tmp_path}']
+  done = subprocess.run(
+    [*command, f'--out={tmp_path / "out"}', '--target_macs=150e6'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith(f'error: {tmp_path} holds no run')
