@@ -47,6 +47,8 @@ def main(arguments=None):
   parser.add_argument('--quick', action='store_true')
   parser.add_argument('--out', type=pathlib.Path)
   given = parser.parse_args(arguments)
+  # Programs of an earlier run would make those of slices free.
+  jax.config.update('jax_enable_compilation_cache', False)
   name = 'resnet14' if given.quick else 'mobilenet_v1'
   model = slimjax.create_model(
     name, num_classes=1000, widths=(0.25, 1.0), shared=('norm',)
