@@ -42,6 +42,8 @@ def export_run(
       default the latest.
   """
   run = read_run(workdir, best=best, samples=True)
+  if batch_size is None:
+    batch_size = getattr(run.task, 'exported_batch', None)
   sample = run.data.samples
   if sample is not None and batch_size is not None:
     sample = sample[np.arange(batch_size) % len(sample)]

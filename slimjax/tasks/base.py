@@ -83,6 +83,9 @@ class Task(Protocol):
   returns logits of the classes, [b, classes]; then predictions are classes with
   their probabilities, otherwise the arrays as they are.
 
+  A task whose programs need a fixed batch size may have `exported_batch`, which
+  an export takes where none is given.
+
   Attributes:
     metrics: the scores that tables show; the first is the headline, by which
       the best checkpoint and the best width are chosen.

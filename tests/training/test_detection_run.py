@@ -6,7 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+import slimjax
 from slimjax.configs import digits
+from slimjax.data.record import read_record
+from slimjax.runtime.exporting import export_run
 from slimjax.training import processes
 from slimjax.training.log import read_metrics
 from slimjax.training.loop import train_and_evaluate
@@ -97,6 +100,28 @@ def test_every_loss_is_logged_and_what_is_frozen_stays(run):
   norm = variables['norm'][model.switch(WIDTH)]['backbone']
   for layer in jax.tree.leaves(norm['stem']):
     assert len(np.unique(layer)) == 1  # as drawn: ones or zeros
+
+
+def test_a_bundle_answers_as_the_run_does(run, tmp_path):
+  folder, _, _ = run
+  manifest = export_run(
+    folder / 'whole', tmp_path / 'bundle', platforms=['cpu']
+  )
+  assert manifest.batch_size == 1
+  assert manifest.score(manifest.widths[0]) >= 0  # box AP, not its negative
+  images = read_record(folder / 'whole').samples[:2]
+  outputs = slimjax.load(tmp_path / 'bundle').predict(images)
+  assert outputs['masks'].shape == (2, 10, 28, 28)
+  _, model, variables, _ = load_run(folder / 'whole')
+  preprocess = read_record(folder / 'whole').preprocess
+  for i, image in enumerate(images):
+    expected = slimjax.apply(
+      model, variables, preprocess(image[None]), width=WIDTH
+    )
+    for name, array in expected.items():
+      np.testing.assert_allclose(
+        outputs[name][i], array[0], rtol=1e-4, atol=1e-4, err_msg=name
+      )
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Detection:
   """
 
   deviations: tuple[float, ...] = ()
-  outputs: ClassVar[str] = 'detections'  # what `predict` returns
+  exported_batch: ClassVar[int] = 1  # its loops need a number
   metrics: ClassVar[tuple[Metric, ...]] = (
     Metric('box_ap', 'box AP', '%', 'max'),
     Metric('box_ap50', 'AP50', '%', 'max'),
