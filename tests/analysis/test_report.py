@@ -2,9 +2,8 @@
 
 import importlib
 import json
-import subprocess
-import sys
 
+import programs
 import pytest
 import rich.console
 
@@ -218,12 +217,8 @@ def test_the_program(tmp_path):
   unfinished.mkdir()
   (unfinished / 'config.json').write_text('{}')
 
-  def program(*workdirs):
-    command = [sys.executable, '-m', 'slimjax.report', *map(str, workdirs)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
   out = tmp_path / 'report.json'
-  done = program(run, unfinished, f'--json={out}')
+  done = programs.call('slimjax.report', run, unfinished, f'--json={out}')
   assert done.returncode == 1
   assert 'S-ShuffleNet' in done.stdout
   assert 'is not finished' in done.stdout

@@ -1,11 +1,8 @@
 """Every block of experiments/recipes runs, in its order and in one folder."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import cv2
 import jax
@@ -13,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from places import ROOT
 from places import TESTS
+import programs
 import pytest
 import tiny_net
 
@@ -37,15 +35,15 @@ def blocks():
 
 
 def commands(code):
-  """Yields the arguments of python for each command of a block, shortened."""
+  """Yields the program and the arguments of each command, shortened."""
   for line in code.strip().splitlines():
-    python, *arguments = shlex.split(line)
-    assert python == 'python', line
-    if arguments[:2] == ['-m', 'slimjax.train']:
-      given = {word[2:].partition('=')[0] for word in arguments[2:]}
+    python, flag, module, *arguments = shlex.split(line)
+    assert (python, flag) == ('python', '-m'), line
+    if module == 'slimjax.train':
+      given = {word[2:].partition('=')[0] for word in arguments}
       short = SHORT if '--config=digits' in arguments else SHORT | SMALL
       arguments += [f'--{k}={v}' for k, v in short.items() if k not in given]
-    yield arguments
+    yield module, arguments
 
 
 @pytest.fixture
@@ -73,7 +71,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_page(folder, monkeypatch):
   monkeypatch.chdir(folder)
-  path = os.pathsep.join([str(ROOT), str(TESTS)])
+  monkeypatch.syspath_prepend(folder)  # as `python -m` has it
   said, names = [], {}
   for kind, file, code in blocks():
     code = code.replace('.pth', '.npz')  # which is read without torch
@@ -82,14 +80,8 @@ def test_the_page(folder, monkeypatch):
     elif kind == 'python':
       names |= run(code)
     else:
-      for arguments in commands(code):
-        done = subprocess.run(
-          [sys.executable, *arguments],
-          env={**os.environ, 'PYTHONPATH': path},
-          capture_output=True,
-          text=True,
-          check=False,
-        )
+      for module, arguments in commands(code):
+        done = programs.call(module, *arguments)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         said.append(done.stdout)
   trained, predicted, tuned, own, exported, measured = said

@@ -9,6 +9,7 @@ from bundles import live_bytes
 from bundles import WIDTHS
 import numpy as np
 from places import ROOT
+import programs
 import pytest
 
 from slimjax import runtime
@@ -63,14 +64,9 @@ def test_the_controller_obeys_a_memory_budget(path, net):
 
 
 def test_the_program_of_the_command_line(path, tmp_path):
-  command = [sys.executable, '-m', 'slimjax.benchmark', str(path)]
   stem = tmp_path / 'measured'
-  run = subprocess.run(
-    [*command, '--rounds=3', f'--out={stem}'],
-    check=True,
-    capture_output=True,
-    text=True,
-  )
+  run = programs.call('slimjax.benchmark', path, '--rounds=3', f'--out={stem}')
+  assert (run.returncode, run.stderr) == (0, '')
   assert 'prepared weights' in run.stdout
   table = runtime.Table.load(f'{stem}.json')
   assert [row.width for row in table.rows] == [*WIDTHS]

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import optax
 from PIL import Image
+import programs
 import pytest
 import rich.console
 from tiny_net import get_config
-from tiny_net import RUN_MODULE
 
 import slimjax
 from slimjax import configuration
@@ -276,14 +276,7 @@ def folder(pictures, tmp_path):
 
 
 def program(*arguments):
-  command = [sys.executable, '-c', RUN_MODULE, 'slimjax.predict', *arguments]
-  return subprocess.run(
-    command,
-    capture_output=True,
-    text=True,
-    check=False,
-    env={**os.environ, 'COLUMNS': '250'},
-  )
+  return programs.call('slimjax.predict', *arguments, COLUMNS='250')
 
 
 def test_the_program_prints_a_table(exported, pictures):
