@@ -1,107 +1,23 @@
-"""Published counts, golden variable trees, shapes, and what is refused."""
+"""Widths, shapes and options of the families, and what is refused."""
 
 import functools
-import hashlib
 import re
 
 from flax import linen as nn
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import FAMILIES
+from small_models import shapes_of
+from small_models import small
 from tiny_net import TinyNet
 
 import slimjax
-from slimjax.analysis.published import same_macs
-from slimjax.analysis.published import same_params
-from slimjax.analysis.published import tables
 from slimjax.models.resnet import Bottleneck
-from slimjax.variables.format import variable_shapes
-from slimjax.variables.profile import count_parameters
-from slimjax.variables.profile import profile_model
 from slimjax.widths import label
 from slimjax.widths import round_channels
 from slimjax.widths import switch_name
-
-TABLES = tables()
-# "Slimmable Neural Networks", ICLR 2019, table 2: parameters of the widest,
-# (convolutions and classifier, batch norm).
-TABLE_2 = {
-  name: (row['conv_fc'], row['bn'])
-  for name, row in TABLES['params_widest'].items()
-  if name != 'source'
-}
-# Table 3: by width (MACs at 224 pixels, parameters of the individual network),
-# in millions.
-TABLE_3 = {
-  name: {
-    float(width): (row['macs'], row['individual_params_m'])
-    for width, row in TABLES['imagenet'][name].items()
-  }
-  for name in TABLE_2
-}
-# Table 3: parameters of the slimmable network, in millions.
-TABLE_3_SLIMMABLE = {
-  name: TABLES['slimmable_params_m'][name] for name in TABLE_2
-}
-# MACs in millions of widths no other table has, from the README of the authors'
-# code (US-Nets): they tell one rounding of channels from another.
-US_NETS = {
-  'mobilenet_v1': {0.275: 48, 0.8: 366, 0.975: 543},
-  'mobilenet_v2': {0.4: 80, 0.6: 151, 0.85: 254},
-}
-# MACs in millions and channels of AutoSlim networks, from the configurations of
-# the authors' code (arXiv 1903.11728). Theirs end with the classes.
-AUTOSLIM = [
-  (
-    'mobilenet_v1',
-    150,
-    '16 32 48 48 88 88 224 176 224 368 320 224 744 744',
-  ),
-  (
-    'mobilenet_v2',
-    207,
-    '8 8 96 16 96 16 96 24 144 24 144 24 144 48 288 48 288 48 288 48 288 64 432'
-    ' 64 432 64 648 176 720 176 720 176 1440 280 1920',
-  ),
-  (
-    'resnet50',
-    570,
-    '24 72 8 16 72 16 16 72 8 8 72 240 16 24 240 16 24 240 16 16 240 16 24 240'
-    ' 704 72 72 704 48 72 704 48 72 704 72 72 704 48 48 704 48 48 704 1680 280'
-    ' 240 1680 120 200 1680 280 280 1680',
-  ),
-]
-# No counts of these are published with the paper.
-NOT_PUBLISHED = {'resnet14', 'resnet101', 'resnet152'}
-FAMILIES = ('mobilenet_v1', 'mobilenet_v2', 'shufflenet', 'resnet14')
-cases = pytest.mark.parametrize(
-  'name, width',
-  [(name, width) for name, rows in TABLE_3.items() for width in rows],
-)
-
-
-def published(name):
-  return slimjax.create_model(
-    name, num_classes=1000, widths=tuple(TABLE_3[name])
-  )
-
-
-def small(name, widths=(0.5, 1.0), **options):
-  return slimjax.create_model(name, num_classes=10, widths=widths, **options)
-
-
-@functools.cache
-def shapes_of(model):
-  return jax.eval_shape(
-    lambda: slimjax.init(model, jax.random.key(0), image_size=64)
-  )
-
-
-@functools.cache
-def cost(name, width):
-  return profile_model(published(name), width=width, image_size=224)
 
 
 def apply_shapes(model, images, width, variables=None):
@@ -113,82 +29,6 @@ def apply_shapes(model, images, width, variables=None):
 
 def image_shape(*shape, dtype=jnp.float32):
   return jax.ShapeDtypeStruct(shape, dtype)
-
-
-# Counts.
-
-
-def test_no_model_is_missing_from_the_tables():
-  models = set(slimjax.MODELS) - NOT_PUBLISHED
-  assert models == set(TABLE_2) == set(TABLE_3) == set(TABLE_3_SLIMMABLE)
-
-
-@pytest.mark.parametrize('name', TABLE_2)
-def test_parameters_of_the_widest(name):
-  profile = profile_model(
-    published(name), width=max(TABLE_3[name]), image_size=64
-  )
-  assert (profile.conv_fc_params, profile.bn_params) == TABLE_2[name]
-  assert profile.params == sum(TABLE_2[name])
-
-
-@pytest.mark.parametrize('name', TABLE_3_SLIMMABLE)
-def test_parameters_of_the_slimmable_network(name):
-  model = published(name)
-  # Shared ones once, the norm of every switch: exactly, from the parts.
-  norms = [cost(name, width).bn_params for width in model.widths]
-  total = count_parameters(model)
-  assert total == TABLE_2[name][0] + sum(norms)
-  assert same_params(total, TABLE_3_SLIMMABLE[name])
-
-
-@cases
-def test_cost_of_each_width(name, width):
-  macs, params = TABLE_3[name][width]
-  profile = cost(name, width)
-  # The table leaves out the norms: with them three of its numbers (ResNet-50,
-  # ShuffleNet 1x and 2x) would be higher by one in the last place.
-  assert same_params(profile.conv_fc_params, params)
-  assert same_macs(profile.macs, macs)
-
-
-def test_counts_are_the_printed_ones_to_their_last_digit():
-  assert same_macs(568_740_352, 569)
-  assert same_macs(1_052_311_552, 1100)  # printed 1.1G
-  assert same_macs(137_300_832, 138)  # cut off, or more than the products
-  assert not same_macs(325_400_448, 317)
-  assert not same_macs(1_160_000_000, 1100)
-  assert same_params(25_503_912, 25.5)
-  assert not same_params(25_557_032, 25.5)
-
-
-@pytest.mark.parametrize(
-  'name, width, macs',
-  [(n, w, m) for n, rows in US_NETS.items() for w, m in rows.items()],
-)
-def test_cost_of_widths_that_were_not_trained(name, width, macs):
-  profile = cost(name, width)
-  assert profile.macs / 1e6 == pytest.approx(macs, rel=0.01)
-
-
-@pytest.mark.parametrize('name, macs, channels', AUTOSLIM)
-def test_cost_of_channel_lists(name, macs, channels):
-  channels = tuple(int(c) for c in channels.split())
-  model = slimjax.create_model(name, num_classes=1000, widths=[list(channels)])
-  assert model.full_channels == channels
-  profile = profile_model(model, width=channels, image_size=224)
-  assert profile.macs / 1e6 == pytest.approx(macs, rel=0.01)
-
-
-def test_macs_of_a_map_that_is_not_square():
-  model = small('resnet14')
-  # The convolutions' share is proportional to the pixels.
-  costs = [
-    profile_model(model, width=0.5, image_size=size).macs
-    for size in (64, (64, 128), (128, 64))
-  ]
-  classifier = 1024 * 10
-  assert costs[1] == costs[2] == 2 * (costs[0] - classifier) + classifier
 
 
 # Widths.
@@ -507,92 +347,3 @@ def test_options_do_not_change_the_variables():
     {'dtype': jnp.bfloat16},
   ):
     assert shapes_of(small('resnet14', (0.5,), **options)) == shapes
-
-
-# The variables are the format of checkpoints: a name that changes breaks those
-# that are out there.
-
-
-def lines(model):
-  flat = traverse_util.flatten_dict(shapes_of(model), sep='/')
-  return sorted(f'{path} {leaf.shape}' for path, leaf in flat.items())
-
-
-# The variables of the stem and of the second unit.
-MOBILENET_V1 = """\
-batch_stats/w050/stem/norm/mean (16,)
-batch_stats/w050/stem/norm/var (16,)
-batch_stats/w050/unit2/depthwise/norm/mean (32,)
-batch_stats/w050/unit2/depthwise/norm/var (32,)
-batch_stats/w050/unit2/pointwise/norm/mean (64,)
-batch_stats/w050/unit2/pointwise/norm/var (64,)
-batch_stats/w100/stem/norm/mean (32,)
-batch_stats/w100/stem/norm/var (32,)
-batch_stats/w100/unit2/depthwise/norm/mean (64,)
-batch_stats/w100/unit2/depthwise/norm/var (64,)
-batch_stats/w100/unit2/pointwise/norm/mean (128,)
-batch_stats/w100/unit2/pointwise/norm/var (128,)
-norm/w050/stem/norm/bias (16,)
-norm/w050/stem/norm/scale (16,)
-norm/w050/unit2/depthwise/norm/bias (32,)
-norm/w050/unit2/depthwise/norm/scale (32,)
-norm/w050/unit2/pointwise/norm/bias (64,)
-norm/w050/unit2/pointwise/norm/scale (64,)
-norm/w100/stem/norm/bias (32,)
-norm/w100/stem/norm/scale (32,)
-norm/w100/unit2/depthwise/norm/bias (64,)
-norm/w100/unit2/depthwise/norm/scale (64,)
-norm/w100/unit2/pointwise/norm/bias (128,)
-norm/w100/unit2/pointwise/norm/scale (128,)
-params/classifier/bias (10,)
-params/classifier/kernel (1024, 10)
-params/stem/conv/kernel (3, 3, 3, 32)
-params/unit2/depthwise/conv/kernel (3, 3, 1, 64)
-params/unit2/pointwise/conv/kernel (1, 1, 64, 128)
-"""
-
-
-def test_variables_of_mobilenet_v1():
-  parts = {'stem', 'unit2', 'classifier'}
-  flat = lines(small('mobilenet_v1'))
-  flat = [line for line in flat if parts & set(line.split('/'))]
-  assert flat == MOBILENET_V1.splitlines()
-
-
-# The checksum is of all the lines such as those above.
-@pytest.mark.parametrize(
-  'name, count, digest',
-  [
-    ('mobilenet_v1', 245, 'a05ae46647c49527'),
-    ('mobilenet_v2', 470, '9876957122616102'),
-    ('shufflenet', 443, 'a2573e0f44d5166b'),
-    ('resnet14', 155, 'ee98fd530a6703b5'),
-    ('resnet50', 479, '5a696cebce0b6f30'),
-  ],
-)
-def test_variable_trees_are_golden(name, count, digest):
-  model = small(name)
-  assert variable_shapes(model) == shapes_of(model)
-  flat = lines(model)
-  text = '\n'.join(flat)
-  assert len(flat) == count, text
-  assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest, text
-
-
-def test_new_variables():
-  model = TinyNet(num_classes=100, widths=(0.25, 1.0))
-  variables = slimjax.init(model, jax.random.key(0), image_size=32)
-  flat = traverse_util.flatten_dict(variables)
-  for path, leaf in flat.items():
-    leaf = np.asarray(leaf)
-    if path[-1] in ('scale', 'var'):
-      assert np.all(leaf == 1), path
-    elif path[-1] in ('bias', 'mean'):
-      assert np.all(leaf == 0), path
-    elif path[1] == 'classifier':
-      assert leaf.std() == pytest.approx(0.01, rel=0.05)
-    else:
-      # Variance 2 / (kh * kw * out) (paper, appendix A), within sampling error.
-      kh, kw, _, out = leaf.shape
-      expected = np.sqrt(2 / (kh * kw * out))
-      assert leaf.std() == pytest.approx(expected, rel=4 / leaf.size**0.5)

@@ -9,12 +9,16 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from own_nets import close
+from own_nets import drawn
+from own_nets import images_of
+from own_nets import make
+from own_nets import Net
+from own_nets import WIDTHS
 import pytest
 
 import slimjax
-from slimjax.layers import ConvNorm
 from slimjax.layers import SlimConv
-from slimjax.layers import SwitchableBatchNorm
 from slimjax.models import mobilenet_v1
 from slimjax.models import mobilenet_v2
 from slimjax.models import resnet
@@ -22,53 +26,6 @@ from slimjax.models import shufflenet
 from slimjax.variables import select
 from slimjax.variables.slicing import Cut
 from slimjax.variables.slicing import cuts
-
-WIDTHS = (0.5, 1.0)
-
-
-class Net(slimjax.SlimNet):
-  """A network of layers conv0, conv1, ... on small images; tests fill it."""
-
-  sizes: tuple[int, ...] = (8,)
-
-  def layer_names(self):
-    return [(f'conv{i}', None) for i in range(len(self.sizes))]
-
-  def uniform_channels(self, width):
-    return [int(c * width) for c in self.sizes]
-
-  def example(self):
-    return (jax.ShapeDtypeStruct((1, 6, 6, 3), jnp.float32),)
-
-
-def make(kind, **options):
-  return kind(**{'num_classes': 3, 'widths': WIDTHS, **options})
-
-
-def drawn(model):
-  """Returns random variables in the format of `slimjax.init`."""
-  shapes = jax.eval_shape(lambda: slimjax.init(model, jax.random.key(0)))
-  random = np.random.default_rng(0)
-
-  def draw(like):
-    if len(like.shape) > 1:
-      return jnp.asarray(random.normal(size=like.shape), like.dtype)
-    return jnp.asarray(random.uniform(0.5, 1.5, like.shape), like.dtype)
-
-  return jax.tree.map(draw, shapes)
-
-
-def images_of(size=6, batch=2):
-  return jnp.float32(
-    np.random.default_rng(9).normal(size=(batch, size, size, 3))
-  )
-
-
-def close(found, expected, tolerance=1e-5):
-  found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
-  for a, b in zip(found, expected, strict=True):
-    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-
 
 # Layers with a life of their own.
 
@@ -238,86 +195,6 @@ def test_remat_takes_the_same_parts():
   expected = slimjax.apply(plain, variables, images_of(), width=0.5)
   close(slimjax.apply(small, weights, images_of(), width=0.5), expected)
   assert slimjax.check_model(remat) == []
-
-
-# Folding.
-
-
-class OwnBias(Net):
-  """A biased convolution, and a norm of another epsilon at the top level."""
-
-  @nn.compact
-  def __call__(self, images, *, width, train=False):
-    (full,), (active,) = self.full_channels, self.channels(width)
-    x = SlimConv(full, use_bias=True, name='first')(images, active)
-    if not self.folded:
-      norm = SwitchableBatchNorm(epsilon=0.3, folds_into='first', name='second')
-      x = norm(x, train=train)
-    return self.classify(nn.relu(x))
-
-
-class Top(Net):
-  """A ConvNorm that is not in a block."""
-
-  @nn.compact
-  def __call__(self, images, *, width, train=False):
-    (full,), (active,) = self.full_channels, self.channels(width)
-    unit = ConvNorm(full, activation=nn.relu, folded=self.folded, name='top')
-    return self.classify(unit(images, active, train=train))
-
-
-class Before(Net):
-  """A norm in front of its convolution, beside one that folds."""
-
-  @nn.compact
-  def __call__(self, images, *, width, train=False):
-    (full,), (active,) = self.full_channels, self.channels(width)
-    x = self.conv_norm(nn.relu)(full, name='stem')(images, active, train=train)
-    x = SwitchableBatchNorm(name='before')(x, train=train)
-    x = SlimConv(full, name='conv')(nn.relu(x), active)
-    return self.classify(x)
-
-
-class Nowhere(OwnBias):
-  """A norm that folds into a layer that is not there."""
-
-  @nn.compact
-  def __call__(self, images, *, width, train=False):
-    norm = SwitchableBatchNorm(folds_into='conv', name='norm')
-    (full,), (active,) = self.full_channels, self.channels(width)
-    x = SlimConv(full, name='other')(images, active)
-    return self.classify(norm(x, train=train))
-
-
-@pytest.mark.parametrize('kind, left', [(OwnBias, 'first'), (Top, 'top')])
-def test_folding_keeps_the_outputs(kind, left):
-  model = make(kind)
-  variables = drawn(model)
-  small, weights = slimjax.extract(model, variables, width=0.5)
-  folded, fewer = slimjax.fold_batch_norm(small, weights)
-  assert set(fewer) == {'params'}
-  assert set(fewer['params']) == {left, 'classifier'}
-  close(
-    slimjax.apply(folded, fewer, images_of(), width=0.5),
-    slimjax.apply(small, weights, images_of(), width=0.5),
-    1e-4,
-  )
-  with pytest.raises(ValueError, match='folded already'):
-    slimjax.fold_batch_norm(folded, fewer)
-
-
-@pytest.mark.parametrize(
-  'kind, message',
-  [
-    (Before, 'only the norm of a ConvNorm folds .*, not before'),
-    (Nowhere, 'norm folds into conv, but conv is no layer with a kernel'),
-  ],
-)
-def test_norms_that_do_not_fold_are_refused_by_name(kind, message):
-  model = make(kind)
-  small, weights = slimjax.extract(model, drawn(model), width=0.5)
-  with pytest.raises(ValueError, match=message):
-    slimjax.fold_batch_norm(small, weights)
 
 
 # Cuts.
