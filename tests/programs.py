@@ -17,6 +17,8 @@ from absl import app
 from absl.testing import flagsaver
 import pytest
 
+from slimjax.training import processes
+
 
 def call(module, *arguments, **environment):
   """Does what `python -m MODULE ARGUMENTS` does, and forgets its flags.
@@ -35,6 +37,8 @@ def call(module, *arguments, **environment):
     flagsaver.flagsaver(),
     mock.patch.object(sys, 'argv', [module, *map(str, arguments)]),
     mock.patch.dict(os.environ, environment),
+    # jax has begun, too late to join other processes.
+    mock.patch.object(processes, 'joined', contextlib.nullcontext),
     warnings.catch_warnings(),
     contextlib.redirect_stdout(out),
     contextlib.redirect_stderr(err),
