@@ -9,22 +9,27 @@ import subprocess
 import sys
 import time
 
+import ends
 from places import ROOT
 import pytest
+from tiny_net import get_config
 from tiny_net import NAME
 from tiny_net import RUN_MODULE
 from tiny_net import STEPS
 
+from slimjax.train import train_and_evaluate
 from slimjax.training.log import read_metrics
 from slimjax.training.processes import initialize
 
 EPOCHS = 3
-# Training at this rate is no chaos: one process and several can be compared.
+# What `_config` has. Training at this rate is no chaos: one process and several
+# can be compared.
 ARGUMENTS = (
   '--config=digits',
   f'--config.model.name={NAME}',
   '--config.model.widths=(0.25,)',
   f'--config.epochs={EPOCHS}',
+  '--config.schedule.warmup_epochs=0.5',
   '--config.schedule.peak_lr=0.0003',
   '--config.log_every_steps=1',
   '--config.eval_every_epochs=1',
@@ -61,7 +66,7 @@ def _started(workdir, processes, *, devices=1):
             'slimjax.train',
             *ARGUMENTS,
             f'--workdir={workdir}',
-            *(joined if processes > 1 else ()),
+            *joined,
           ],
           cwd=ROOT,
           env={
@@ -86,11 +91,13 @@ def _started(workdir, processes, *, devices=1):
       process.wait()
 
 
-def _run(workdir, processes, **options):
-  """Returns exit states and outputs of processes that end on their own."""
-  with _started(workdir, processes, **options) as (started, outputs):
-    states = [process.wait(timeout=240) for process in started]
-    return states, [output.read_text() for output in outputs]
+def _config():
+  return get_config(
+    model__widths=(0.25,),
+    epochs=EPOCHS,
+    schedule__peak_lr=0.0003,
+    log_every_steps=1,
+  )
 
 
 def _when(condition, started, outputs):
@@ -100,12 +107,6 @@ def _when(condition, started, outputs):
     assert all(process.poll() is None for process in started), texts
     assert time.monotonic() < deadline, texts
     time.sleep(0.01)
-
-
-def _saved(workdir):
-  folder = workdir / 'checkpoints'
-  names = [path.name for path in folder.iterdir()] if folder.exists() else []
-  return sorted(int(name) for name in names if name.isdigit())
 
 
 def _assert_same_run(workdir, reference):
@@ -126,19 +127,10 @@ def _assert_same_run(workdir, reference):
 def _trained_until(workdir, step):
   """Returns whether a step is logged, and the epoch before it saved."""
   lines = read_metrics(workdir)
-  return bool(_saved(workdir) and lines and lines[-1]['step'] >= step)
+  return bool(ends.saved(workdir) and lines and lines[-1]['step'] >= step)
 
 
-@pytest.fixture(scope='module')
-def reference(tmp_path_factory):
-  """Returns the run of one process with four devices."""
-  workdir = tmp_path_factory.mktemp('reference') / 'run'
-  (state,), (output,) = _run(workdir, 1, devices=4)
-  assert state == 0, output
-  return workdir
-
-
-def test_two_processes_then_four_then_one_train_as_one(reference, tmp_path):
+def test_two_processes_then_four_then_one_train_as_one(tmp_path, capsys):
   """A lost process stops the other; SIGTERM to one of four saves on all."""
   workdir = tmp_path / 'run'
   with _started(workdir, 2, devices=2) as (started, outputs):
@@ -150,7 +142,7 @@ def test_two_processes_then_four_then_one_train_as_one(reference, tmp_path):
     assert time.monotonic() - begin < 120
   assert states[1] == -signal.SIGKILL
   assert states[0] not in (0, -signal.SIGKILL)
-  assert _saved(workdir) == [STEPS]
+  assert ends.saved(workdir) == [STEPS]
 
   with _started(workdir, 4) as (started, outputs):
     # In the third.
@@ -160,16 +152,19 @@ def test_two_processes_then_four_then_one_train_as_one(reference, tmp_path):
     texts = [output.read_text() for output in outputs]
   assert states == [0] * 4, texts
   assert f'resuming from the checkpoint of step {STEPS}' in texts[0]
-  stopped = _saved(workdir)[-1]
+  stopped = ends.saved(workdir)[-1]
   assert 2 * STEPS < stopped < EPOCHS * STEPS, texts
   assert f'SIGTERM: saved step {stopped}' in texts[0]
   # Process 0 speaks for all.
   assert f'validation step {2 * STEPS}' in texts[0]
   assert not any('validation' in text for text in texts[1:])
 
-  states, texts = _run(workdir, 1, devices=4)
-  assert states == [0], texts
-  assert f'resuming from the checkpoint of step {stopped}' in texts[0]
+  # This process has four devices.
+  train_and_evaluate(_config(), workdir)
+  said = capsys.readouterr().out
+  assert f'resuming from the checkpoint of step {stopped}' in said
+  reference = tmp_path / 'reference'
+  train_and_evaluate(_config(), reference)
   _assert_same_run(workdir, reference)
 
 
