@@ -48,6 +48,8 @@ def parse(content: Mapping[str, Any], *, preprocess: str) -> Manifest:
   if schema < SCHEMA:
     # Schema 1 had classifiers alone, and called their outputs logits.
     defaults |= {**_OLDER, 'outputs': LOGITS if schema == 1 else ''}
+    # It also stated the number of its classes, which the outputs tell.
+    content = {k: v for k, v in content.items() if k != 'num_classes'}
   fields = checks.record('', content, fields=_MANIFEST, defaults=defaults)
   for name in ('format', 'schema'):
     del fields[name]

@@ -72,7 +72,13 @@ def imagine(config, workdir, **hooks):
     error = random.uniform(5, 50)
     results.append({'width': width, 'top1_error': error})
     records += [
-      {'width': width, 'epoch': 1.0, 'top1_error': error, 'split': split}
+      {
+        'width': width,
+        'step': 1,
+        'epoch': 1.0,
+        'top1_error': error,
+        'split': split,
+      }
       for split in ('train', 'validation')
     ]
   configuration.write(config, workdir / 'config.json')

@@ -6,6 +6,7 @@ import ends
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_net import get_config
 from tiny_net import STEPS
@@ -18,16 +19,14 @@ from slimjax.training.log import TrainLog
 
 
 def test_divergence_stops_with_step_width_and_checkpoint(tmp_path):
-  config = get_config(
-    schedule__name='multi_step',
-    schedule__factor=1e30,
-    schedule__epochs=(1,),
-    log_every_steps=5,
-  )
+  config = get_config(log_every_steps=5)
   workdir = tmp_path / 'run'
   # The rate is absurd from the second epoch on.
+  absurd = optax.scale_by_schedule(
+    lambda step: jnp.where(step < STEPS, 1.0, 1e30)
+  )
   with pytest.raises(NonFiniteError) as error:
-    train_and_evaluate(config, workdir)
+    train_and_evaluate(config, workdir, last=absurd)
   text = str(error.value)
   step = int(text.split()[1].rstrip(':'))
   assert STEPS < step <= STEPS + 5

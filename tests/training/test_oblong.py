@@ -38,6 +38,7 @@ def create():
   return dataclasses.replace(
     digits.create(),
     name='oblong',
+    decode=None,  # which would give the digits' own size
     image_size=SIZE,
     splits={'train': split('train', 64), 'test': split('test', 20)},
   )
