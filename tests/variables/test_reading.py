@@ -98,7 +98,7 @@ def array_archive():
     (b'\n<!DOCTYPE html><html>', 'is a web page, not a file of weights'),
     (b'version https://git-lfs.github.com/spec/v1', 'with: git lfs pull'),
     (b'\x89HDF\r\n\x1a\n', 'is an HDF5 file, as Keras writes'),
-    (gzip.compress(b'weights'), 'is packed by gzip; unpack it first'),
+    (gzip.compress(b'weights', mtime=0), 'is packed by gzip; unpack it first'),
     (b'{"a": 1}', 'is JSON, which holds no weights'),
     (b'\x93NUMPY\x01\x00', r'with np\.savez'),
     (b'abcdefgh' * 9, r"it begins with b'abcdefgh'; files of PyTorch"),
