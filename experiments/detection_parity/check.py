@@ -3,7 +3,7 @@
   PYTHONPATH=tests python experiments/detection_parity/check.py [CASE...]
 
 Prints, for each width, the largest relative difference of every kind of number,
-and writes the table beside it. Weights and images are those of tests/golden.
+and writes results.json, where other cases keep their numbers. Weights and images are those of tests/golden.
 """
 
 import json
@@ -28,14 +28,14 @@ HERE = pathlib.Path(__file__).parent
 
 
 def main() -> None:
-  results = {}
+  path = HERE / 'results.json'
+  results = json.loads(path.read_text()) if path.exists() else {}
   for case in sys.argv[1:] or CASES:
     results[case] = check(case)
     for width, gaps in results[case].items():
       numbers = '  '.join(f'{name} {gap:.1e}' for name, gap in gaps.items())
       print(f'{case} {width}: {numbers}', flush=True)
-    text = json.dumps(results, indent=2)
-    (HERE / 'results.json').write_text(text + '\n')
+    path.write_text(json.dumps(results, indent=2) + '\n')
 
 
 def check(case: str) -> dict[str, dict[str, float]]:
