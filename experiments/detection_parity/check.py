@@ -3,7 +3,8 @@
   PYTHONPATH=tests python experiments/detection_parity/check.py [CASE...]
 
 Prints, for each width, the largest relative difference of every kind of number,
-and writes results.json, where other cases keep their numbers. Weights and images are those of tests/golden.
+and writes results.json, where other cases keep their numbers. Weights and
+images are those of tests/golden.
 """
 
 import json
