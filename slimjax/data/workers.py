@@ -6,10 +6,12 @@ one that trains whenever it is imported would start itself without end.
 
 from collections.abc import Callable
 from collections.abc import Generator
+import concurrent.futures
 import errno
 import gc
 import math
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import pathlib
 import re
@@ -29,6 +31,7 @@ from slimjax import units
 _RESTARTS = 3  # how often dead workers are replaced in one pass over batches
 _IMPORTED = 97  # exit status of a worker that was about to start a run
 _SHARED_MEMORY = '/dev/shm'
+_NO_INTERRUPTS = (signal.SIG_BLOCK, {signal.SIGINT})
 
 
 class Reader(Protocol):
@@ -111,9 +114,16 @@ def read_batches(
   refuse_import()
   done, deaths = 0, 0
   while done < len(reader):
-    batches = _start(reader, done, workers)
+    # Ctrl-C is the main process's alone: all that grain starts, at whichever
+    # batch, inherits this thread's mask, from before it has imported anything.
+    # The process that Python starts to clean up would clear the mask.
+    multiprocessing.resource_tracker.ensure_running()
+    thread = concurrent.futures.ThreadPoolExecutor(
+      1, initializer=signal.pthread_sigmask, initargs=_NO_INTERRUPTS
+    )
+    batches = thread.submit(_start, reader, done, workers).result()
     try:
-      for batch in batches:
+      while batch := thread.submit(next, batches, None).result():
         # The arrays are copied out of the workers' shared memory.
         batch = {
           name: np.array(value) if isinstance(value, np.ndarray) else value
@@ -136,18 +146,16 @@ def read_batches(
       )
     finally:
       batches.close()
+      thread.shutdown(wait=False)
       # The last batches stay in cycles of grain's iterators. Their shared
       # memory would be reported as leaked when the process ends.
       del batches
       gc.collect()
 
 
-def _start(reader, first: int, workers: int):
+def _start(reader: Reader, first: int, workers: int) -> Any:
   import grain  # imported here: slow to import, and only images need it
 
-  if threading.current_thread() is not threading.main_thread():
-    # Workers inherit it: Ctrl-C is the main process's alone.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   if not flags.FLAGS.is_parsed():  # grain reads flags; notebooks parse none
     flags.FLAGS.mark_as_parsed()
   # Few batches wait in a worker: a batch of 256 images takes 40 MB.
@@ -167,7 +175,6 @@ def _start(reader, first: int, workers: int):
 def _begin(worker: int, workers: int) -> None:
   """Lets a worker end when its parent ends: it would outlive a killed run."""
   del worker, workers
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
 
   def watch():
