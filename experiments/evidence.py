@@ -292,7 +292,8 @@ def _prefix(name: str, factor: float) -> str:
 
 def errors_of(path: pathlib.Path) -> dict[str, float]:
   """Returns test errors of a finished run by width."""
-  results = json.loads((path / 'results.json').read_text())
+  hint = 'Run the same script again: it trains what is missing'
+  results = files.read_json(path / 'results.json', hint)
   return {str(row['width']): row['top1_error'] for row in results}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import hashlib
 import json
 import os
+import pathlib
 from typing import Any
 
 from etils import epath
@@ -23,7 +24,7 @@ class DamageError(ValueError):
   """Files are not what was written: changed, cut off, or lost."""
 
 
-def of_file(path: epath.Path) -> dict[str, Any]:
+def of_file(path: epath.Path | pathlib.Path) -> dict[str, Any]:
   """Returns the size and the SHA-256 of a file.
 
   Raises:
@@ -38,12 +39,12 @@ def of_file(path: epath.Path) -> dict[str, Any]:
   return {'bytes': size, 'sha256': digest.hexdigest()}
 
 
-def of_folder(folder: epath.Path) -> dict[str, dict[str, Any]]:
+def of_folder(folder: epath.Path | pathlib.Path) -> dict[str, dict[str, Any]]:
   """Returns sizes and digests of all files below a folder, by path."""
   return {path: of_file(folder / path) for path in sorted(_walk(folder, ''))}
 
 
-def _walk(folder: epath.Path, above: str) -> Iterator[str]:
+def _walk(folder: epath.Path | pathlib.Path, above: str) -> Iterator[str]:
   with files.reading(folder):
     found = list(folder.iterdir())
   for path in found:

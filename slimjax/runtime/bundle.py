@@ -27,6 +27,7 @@ from typing import Any
 import jax
 
 from slimjax import checks
+from slimjax import digests
 from slimjax import files
 from slimjax.runtime import parsing
 from slimjax.runtime import strict_json
@@ -116,18 +117,6 @@ def record_cascade(
   )
 
 
-def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """Returns sizes and hashes of all files in a folder, by path."""
-  paths = sorted(p for p in folder.rglob('*') if p.is_file())
-  return {
-    path.relative_to(folder).as_posix(): {
-      'bytes': path.stat().st_size,
-      'sha256': file_hash(path),
-    }
-    for path in paths
-  }
-
-
 def read_manifest(
   folder: str | os.PathLike, *, sha256: str | None = None
 ) -> Manifest:
@@ -215,19 +204,6 @@ def member(folder: pathlib.Path, path: str) -> pathlib.Path:
   return whole
 
 
-def file_hash(path: pathlib.Path) -> str:
-  """Returns the SHA-256 of a file.
-
-  Raises:
-    OSError: it cannot be read; the text names it.
-  """
-  try:
-    with path.open('rb') as file:
-      return hashlib.file_digest(file, 'sha256').hexdigest()
-  except OSError as error:
-    raise OSError(f'{path} cannot be read: {error.strerror}') from error
-
-
 def platform_of(device: jax.Device) -> str:
   """Returns the platform of a device, as `jax.export` calls it."""
   return 'cuda' if device.platform == 'gpu' else device.platform
@@ -266,5 +242,5 @@ def _check_files(folder: pathlib.Path, manifest: Manifest) -> None:
         f'{path} has {size} bytes, not the {expected["bytes"]} that were'
         ' written; copy or export the bundle again'
       )
-    if file_hash(path) != expected['sha256']:
+    if digests.of_file(path)['sha256'] != expected['sha256']:
       raise BundleError(f'{path} has been changed since it was written')

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slimjax import checks
+from slimjax import digests
 from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
@@ -181,7 +182,7 @@ def export(
     )
     expected = _expected(model, variables, predict, preprocess, sample, chosen)
     _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
-    manifest = dataclasses.replace(manifest, files=bundle.describe_files(draft))
+    manifest = dataclasses.replace(manifest, files=digests.of_folder(draft))
     bundle.write_manifest(draft, manifest)
     manifest = bundle.read_manifest(draft)
     _verify(draft, manifest, formats, len(sample))

@@ -8,6 +8,7 @@ from bundles import SIZE
 import pytest
 from safetensors.numpy import save_file
 
+from slimjax import digests
 from slimjax import runtime
 from slimjax.runtime import bundle
 from slimjax.runtime import BundleError
@@ -154,7 +155,7 @@ def test_verify_finds_other_weights(path, tmp_path):
   name = next(n for n in tensors if n.endswith('stem/conv/kernel'))
   save_file({**tensors, name: tensors[name] * 1.1}, copy / bundle.WEIGHTS)
   content = json.loads((copy / 'manifest.json').read_text())
-  files = bundle.describe_files(copy)
+  files = digests.of_folder(copy)
   rewrite(copy, files={name: files[name] for name in content['files']})
   net = runtime.load(copy, prepare='use')
   with pytest.raises(BundleError, match='does not give the outputs'):

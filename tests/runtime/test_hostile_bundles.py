@@ -10,6 +10,7 @@ from jax import export as jax_export
 import numpy as np
 import pytest
 
+from slimjax import digests
 from slimjax import runtime
 from slimjax.runtime import bundle
 from slimjax.runtime import BundleError
@@ -43,7 +44,7 @@ def refile(folder, name, data):
   """Writes a file, with its hash."""
   (folder / name).write_bytes(data)
   content = read(folder)
-  digest = bundle.file_hash(folder / name)
+  digest = digests.of_file(folder / name)['sha256']
   content['files'][name] = {'bytes': len(data), 'sha256': digest}
   write(folder, content)
 
