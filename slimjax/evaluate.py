@@ -1,7 +1,7 @@
 """Evaluates a run, or the authors' PyTorch checkpoint, at each width.
 
 python -m slimjax.evaluate --workdir=runs/digits [--widths=0.25,1.0]
-  [--calibrate] [--data_dir=DIR]
+  [--calibrate] [--data_dir=DIR] [--save_detections=DIR]
 python -m slimjax.evaluate --config=resnet50 --checkpoint=FILE.pt
 """
 
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
       batch_size=_BATCH_SIZE.value,
       split=_SPLIT.value,
       data_dir=_DATA_DIR.value,
+      save_detections=_SAVE_DETECTIONS.value,
     )
 
 
@@ -61,6 +62,11 @@ if __name__ == '__main__':
   _SPLIT = flags.DEFINE_string('split', 'test', 'test, train or held_out.')
   _DATA_DIR = flags.DEFINE_string(
     'data_dir', None, 'Folder of the data. Default: where the run found them.'
+  )
+  _SAVE_DETECTIONS = flags.DEFINE_string(
+    'save_detections',
+    None,
+    "Folder for what a detector finds, in COCO's results format.",
   )
   processes.define_flags()
   cli.run(main)

@@ -35,6 +35,15 @@ def save(figure: 'Figure', path: epath.PathLike) -> None:
   files.write_bytes(path, png.getvalue())
 
 
+def save_picture(pixels: np.ndarray, path: epath.PathLike) -> None:
+  """Saves pixels, uint8 [h, w, 3], as PNG, whole or not at all."""
+  from PIL import Image
+
+  png = io.BytesIO()
+  Image.fromarray(pixels).save(png, 'PNG')
+  files.write_bytes(path, png.getvalue())
+
+
 def colors(count: int) -> Any:
   """Returns RGBA colours from dark to light, [count, 4]."""
   import matplotlib

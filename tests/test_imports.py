@@ -42,6 +42,9 @@ ORDER = (
   'detection.roi_align',
   'detection.targets',
   'detection.pasting',
+  'detection.rle',
+  'detection.detected',
+  'detection.drawing',
   'detection.recipe',
   'detection.sampling',
   'detection.losses',
@@ -79,7 +82,9 @@ ORDER = (
   'runtime.headline',
   'runtime.thresholds',
   'runtime.manifest',
+  'runtime.rules',
   'runtime.parsing',
+  'runtime.forms',
   'runtime.tensors',
   'runtime.bundle',
   'configuration',
@@ -102,7 +107,6 @@ ORDER = (
   'data.idx',
   'data.images',
   'data.coco',
-  'data.coco.tools',
   'data.coco.ragged',
   'data.coco.masks',
   'data.coco.annotations',
@@ -125,10 +129,8 @@ ORDER = (
   'tasks.confusion',
   'tasks.classification',
   'tasks.detection',
-  'tasks.detection.detected',
   'tasks.detection.scoring',
   'tasks.detection.task',
-  'tasks.detection.drawing',
   'tasks',
   'training.state',
   'training.plans',
@@ -183,7 +185,10 @@ ORDER = (
   'runtime.cascade',
   'runtime.display',
   'runtime.decoding',
+  'runtime.arrays',
   'runtime.classes',
+  'runtime.detections',
+  'runtime.kinds',
   'runtime.predictor',
   'runtime.onnx.graph',
   'runtime.onnx.operations',
@@ -263,7 +268,10 @@ def test_modules_import_only_what_stands_above_them():
 
 
 def test_importing_slimjax_is_light():
-  """It imports nothing, serving no Flax, and training nothing heavy."""
+  """It imports nothing, serving no Flax, and training nothing heavy.
+
+  Serving is answering with classes and with objects, which are drawn, too.
+  """
   code = """
 import sys, jax
 before = set(sys.modules) | set(sys.stdlib_module_names)
@@ -277,6 +285,10 @@ from slimjax import runtime
 assert loaded() == {'slimjax'}, loaded()
 models = [name for name in sys.modules if name.startswith('slimjax.models')]
 assert not models, models
+import slimjax.runtime.answers, slimjax.runtime.detections
+import slimjax.detection.drawing
+served = {'flax', 'optax', 'slimjax.models', 'slimjax.training'}
+assert not served & set(sys.modules), served & set(sys.modules)
 import flax.linen
 before |= loaded() - {'slimjax'}
 for name in slimjax.__all__:

@@ -45,6 +45,7 @@ def evaluate(
   batch_size: int | None = None,
   split: str = 'test',
   data_dir: epath.PathLike | None = None,
+  save_detections: epath.PathLike | None = None,
 ) -> list[Result]:
   """Prints and returns the scores of a run or a published network.
 
@@ -57,10 +58,12 @@ def evaluate(
     split: name of the split of the data set; default: test.
     data_dir: folder that has the data now, perhaps other examples of the same
       classes; default: as the configuration says.
+    save_detections: folder to which what is detected is written, a file for
+      each width, named by its switch; default: none.
 
   Raises:
-    ValueError: the data are not those of the run; see
-      `slimjax.data.record.differences`.
+    ValueError: the data are not those of the run, see
+      `slimjax.data.record.differences`; or nothing is detected.
   """
   workers.refuse_import()
   check_choice(workdir, config, checkpoint)
@@ -75,12 +78,15 @@ def evaluate(
     run, model, variables = load_published(config or {}, checkpoint)
     name = checkpoint
   chosen = model.find_widths(widths)
+  task, mesh = build_task(run), data_mesh()
+  write = getattr(task, 'write_predictions', None)
+  if save_detections is not None and write is None:
+    raise ValueError(f'{type(task).__name__} has no detections to save')
   say = print if processes.is_primary() else quiet
   with alive(say, lambda: 'reading the data'):
     dataset = processes.together(
       lambda: open_data(run, split, workdir, data_dir, say)
     )
-  task, mesh = build_task(run), data_mesh()
   evaluator = Evaluator(
     model,
     task,
@@ -91,9 +97,15 @@ def evaluate(
     split=split,
     say=say,
   )
-  scores = evaluator(replicate(variables, mesh))
-  results = results_of(model, task, scores, dataset)
+  totals = evaluator.totals(replicate(variables, mesh))
+  results = results_of(model, task, evaluator.scores(totals), dataset)
   if processes.is_primary():
+    if write is not None and save_detections is not None:
+      folder = files.expand(save_detections, 'the folder of the detections')
+      files.make_folder(folder)
+      for width, total in totals.items():
+        path = folder / f'{model.switch(width)}.json'
+        write(total, dataset.splits[split], path)
     title = f'{name}: {results[0].examples} examples, each scored once'
     print_results(results, task.metrics, title)
     line = published_errors(run, chosen, split)

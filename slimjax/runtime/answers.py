@@ -1,5 +1,6 @@
 """Answers pictures of files and folders, and shows the answers."""
 
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -8,20 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import json
 import os
+import pathlib
 from typing import Any
 
 from etils import epath
-import jax
 import numpy as np
 
+from slimjax import plots
 from slimjax.data import folders
 from slimjax.files import expand
-from slimjax.runtime.classes import Guess
+from slimjax.files import make_folder
 from slimjax.runtime.decoding import PictureError
+from slimjax.runtime.kinds import Kind
+from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.predictor import Predictor
-from slimjax.runtime.tensors import named_outputs
 from slimjax.widths import label
 from slimjax.widths import Width
+
+SURE = 0.5  # the least score of an object that is shown
+_PANEL = 480  # the least shorter side of a drawn picture, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +36,8 @@ class Answer:
 
   Attributes:
     path: the file.
-    by_width: the classes by width, the most probable first; if the network does
-      not predict logits of classes, its outputs, a tree of arrays. Empty if the
-      file cannot be read.
+    by_width: the answers by width, as `Predictor.predict` gives them for one
+      picture. Empty if the file cannot be read.
     problem: reason why the file cannot be read; default: '', it can.
   """
 
@@ -69,12 +74,20 @@ def find_pictures(paths: Iterable[str]) -> tuple[list[str], list[str]]:
   return files, notes
 
 
+def kind_asked(
+  predictor: Predictor, top: int | None, min_score: float | None
+) -> Kind:
+  """Returns what is answered to a person: objects of which it is sure."""
+  if min_score is None and predictor.network.manifest.detects:
+    min_score = SURE
+  return predictor.kind(top=top, min_score=min_score)
+
+
 def answer(
   predictor: Predictor,
   paths: Sequence[str],
   widths: Sequence[Width],
-  *,
-  top: int = 5,
+  kind: Kind,
 ) -> Iterator[Answer]:
   """Yields the answers to files, in their order.
 
@@ -85,7 +98,7 @@ def answer(
     predictor: a predictor of `slimjax.load`.
     paths: paths of the files.
     widths: widths to answer at.
-    top: number of classes of each; default: 5.
+    kind: what is answered: `predictor.kind(...)`.
   """
   size = predictor.network.batch_sizes[-1]
   for start in range(0, len(paths), size):
@@ -99,65 +112,62 @@ def answer(
         problems[path] = error.reason
     by_width = {}
     if images:
-      batch = np.stack([*images.values()])
-      by_width = _predict(predictor, batch, widths, top)
+      by_width = _predict(kind, [*images.values()], widths)
     places = {path: place for place, path in enumerate(images)}
     for path in chosen:
       if path in problems:
         yield Answer(path, {}, problems[path])
       else:
-        yield Answer(path, _of_one(by_width, places[path]))
+        said = {w: kind.of_one(s, places[path]) for w, s in by_width.items()}
+        yield Answer(path, said)
 
 
 def _predict(
-  predictor: Predictor, images: np.ndarray, widths: Sequence[Width], top: int
+  kind: Kind, images: Sequence[np.ndarray], widths: Sequence[Width]
 ) -> dict[Width, Any]:
-  """Returns the predictions for images at each width."""
+  """Returns the answers to images at each width."""
 
   def predict(width):
-    return predictor.predict(images, width=width, top=top)
+    return kind.predict(images, width)
 
   # Threads do it: the first batch compiles a program at each width.
   with ThreadPoolExecutor(min(len(widths), os.cpu_count() or 1)) as pool:
     return dict(zip(widths, pool.map(predict, widths), strict=True))
 
 
-def _of_one(by_width: Mapping[Width, Any], place: int) -> dict[Width, Any]:
-  """Returns the answers to one image of a batch."""
-  return {
-    width: said[place]
-    if isinstance(said, list)
-    else jax.tree.map(lambda array: array[place], said)
-    for width, said in by_width.items()
-  }
+def print_lines(answers: Iterable[Answer], kind: Kind) -> int:
+  """Prints answers as JSON: a line for each width, or for a problem.
+
+  Returns:
+    The number of files that cannot be read.
+  """
+  unreadable = 0
+  for answer in answers:
+    lines = [
+      {'width': width, **kind.line(said)}
+      for width, said in answer.by_width.items()
+    ]
+    if answer.problem:
+      unreadable += 1
+      lines = [{'error': answer.problem}]
+    for line in lines:
+      print(json.dumps({'picture': answer.path, **line}), flush=True)
+  return unreadable
 
 
-def json_lines(answer: Answer) -> Iterator[str]:
-  """Yields an answer as JSON, a line for each width, or for its problem."""
-  if answer.problem:
-    yield json.dumps({'picture': answer.path, 'error': answer.problem})
-  for width, said in answer.by_width.items():
-    line: dict[str, Any] = {'picture': answer.path, 'width': width}
-    if _are_guesses(said):
-      line['classes'] = [dataclasses.asdict(guess) for guess in said]
-    else:
-      arrays = named_outputs(said)
-      line['outputs'] = {
-        name.removeprefix('/') or 'output': array.tolist()
-        for name, array in arrays.items()
-      }
-    yield json.dumps(line)
-
-
-def print_answers(
-  answers: Iterable[Answer], widths: Sequence[Width], console: Any
-) -> None:
+def print_table(
+  answers: Iterable[Answer], widths: Sequence[Width], kind: Kind, console: Any
+) -> int:
   """Prints a table: a row for each picture, a column for each width.
 
   Args:
     answers: answers, as `answer` yields them.
     widths: widths of the answers.
+    kind: what is answered.
     console: a `rich.console.Console`.
+
+  Returns:
+    The number of files that cannot be read.
   """
   import rich.markup
   import rich.table
@@ -166,27 +176,73 @@ def print_answers(
   table.add_column('picture', overflow='fold')
   for width in widths:
     table.add_column(f'at {label(width)}')
+  unreadable = 0
   for answer in answers:
+    texts = map(kind.text, answer.by_width.values())
+    cells = [rich.markup.escape(text) for text in texts]
     if answer.problem:
+      unreadable += 1
       cells = [f'[red]{rich.markup.escape(answer.problem)}[/red]']
-    else:
-      cells = [rich.markup.escape(_text(s)) for s in answer.by_width.values()]
     name = folders.printable(os.fsencode(answer.path))
     table.add_row(rich.markup.escape(name), *cells)
   console.print(table)
+  return unreadable
 
 
-def _text(said: Any) -> str:
-  if _are_guesses(said):
-    return '\n'.join(f'{g.name} {100 * g.probability:.1f} %' for g in said)
-  lines = []
-  for name, array in named_outputs(said).items():
-    shape = f'{list(array.shape)}, ' if array.ndim else ''
-    lines.append(
-      f'{name.removeprefix("/") or "output"}: {shape}mean {array.mean():.4g}'
+def draw_answers(
+  answers: Iterable[Answer], predictor: Predictor, folder: str
+) -> Iterator[Answer]:
+  """Yields answers of a detector, and writes their pictures as PNG.
+
+  A picture has the name of its file, and a number behind it if that is taken.
+  Small ones are enlarged. Several widths stand side by side, with what is known
+  of them: the headline metric and the latency.
+
+  Args:
+    answers: answers, as `answer` yields them.
+    predictor: the predictor that they are of.
+    folder: folder to write to, which is made.
+
+  Raises:
+    ValueError: the network detects nothing.
+  """
+  from slimjax.detection import drawing
+
+  manifest = predictor.network.manifest
+  if not manifest.detects:
+    raise ValueError(
+      f'{predictor.source} detects no objects: there is nothing to draw'
     )
-  return '\n'.join(lines)
+  place = expand(folder, 'the folder of the pictures')
+  make_folder(place)
+  taken: Counter[str] = Counter()
+  for answer in answers:
+    yield answer
+    if answer.problem:
+      continue
+    picture = predictor.read(answer.path)
+    many = len(answer.by_width) > 1
+    shorter = _PANEL if many else max(min(picture.shape[:2]), _PANEL)
+    drawn = [
+      drawing.draw(picture, said, skeleton=manifest.skeleton, shorter=shorter)
+      for said in answer.by_width.values()
+    ]
+    whole = drawn[0]
+    if many:
+      titles = [_title(manifest, width) for width in answer.by_width]
+      whole = drawing.beside(drawn, titles)
+    name = pathlib.PurePath(answer.path).stem
+    taken[name] += 1
+    number = f'_{taken[name]}' if taken[name] > 1 else ''
+    plots.save_picture(whole, place / f'{name}{number}.png')
 
 
-def _are_guesses(said: Any) -> bool:
-  return isinstance(said, list) and all(isinstance(g, Guess) for g in said)
+def _title(manifest: Manifest, width: Width) -> str:
+  """Returns what is known of a width, in a line."""
+  entry = manifest.entry(width)
+  parts = []
+  if entry.error is not None:
+    parts.append(manifest.headline.text(entry.error))
+  if entry.latency_ms is not None:
+    parts.append(f'{entry.latency_ms:.1f} ms')
+  return f'{label(width)}x' + (f': {", ".join(parts)}' if parts else '')

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import time
@@ -28,7 +29,7 @@ class Compiled:
   """A width's program for one shape of images.
 
   Attributes:
-    call: (prepared weights, images) -> outputs.
+    call: (prepared weights, *inputs) -> outputs.
     compile_s: seconds the compilation took, beside whatever else ran; None if
       it was not timed.
     temp_bytes: temporary memory of the program; None if the backend does not
@@ -55,9 +56,12 @@ class Backend(Protocol):
     """Returns the weights of a width as its programs take them."""
 
   def compile(
-    self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
+    self, entry: WidthEntry, inputs: Sequence[jax.ShapeDtypeStruct]
   ) -> Compiled:
-    """Returns the program of a width for images of a shape and type."""
+    """Returns the program of a width for inputs of these shapes and types.
+
+    The first are the images, uint8 or preprocessed.
+    """
 
   def place(self, array: np.ndarray) -> Any:
     """Returns an array on the host as the programs' outputs are."""
@@ -71,13 +75,14 @@ class WidthPrograms:
     read: () -> the tensors that `prepare` takes.
     shapes: () -> shapes of these tensors.
     prepare: tensors -> weights.
-    predict: (weights, floating images) -> outputs.
+    predict: (weights, floating images) -> outputs; of a network that detects
+      objects, (weights, floating images, int32 [b, 2]), see `Network`.
   """
 
   read: Callable[[], Mapping[str, Any]]
   shapes: Callable[[], Mapping[str, jax.ShapeDtypeStruct]]
   prepare: Callable[[Any], Any]
-  predict: Callable[[Any, Any], Any]
+  predict: Callable[..., Any]
 
 
 class Xla:
@@ -116,7 +121,7 @@ class Xla:
     }
 
   def function(self, entry: WidthEntry) -> Any:
-    """Returns the jitted (weights, images) -> outputs of a width."""
+    """Returns the jitted (weights, *inputs) -> outputs of a width."""
     return self._functions[entry.width]
 
   def prepare(self, entry: WidthEntry) -> Any:
@@ -126,7 +131,7 @@ class Xla:
       return jax.block_until_ready(self._prepare[entry.width](tensors))
 
   def compile(
-    self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
+    self, entry: WidthEntry, inputs: Sequence[jax.ShapeDtypeStruct]
   ) -> Compiled:
     start = time.perf_counter()
     like = lambda x: jax.ShapeDtypeStruct(
@@ -137,7 +142,7 @@ class Xla:
       weights = jax.eval_shape(self._prepare[entry.width], tensors)
     with refusing(self._file(entry.predict)):
       lowered = self._functions[entry.width].lower(
-        jax.tree.map(like, weights), like(jax.ShapeDtypeStruct(shape, dtype))
+        jax.tree.map(like, weights), *map(like, inputs)
       )
       program = lowered.compile()
     analysis = program.memory_analysis()
@@ -194,10 +199,10 @@ class OnnxRuntime:
     return session
 
   def compile(
-    self, entry: WidthEntry, shape: tuple[int, ...], dtype: np.dtype
+    self, entry: WidthEntry, inputs: Sequence[jax.ShapeDtypeStruct]
   ) -> Compiled:
     assert entry.onnx is not None
-    path = self._folder / entry.onnx
+    path, dtype = self._folder / entry.onnx, inputs[0].dtype
     if dtype != np.uint8 and self._manifest.onnx_input == 'uint8':
       raise ValueError(
         f'these ONNX models preprocess by themselves: give uint8, got {dtype}'
@@ -226,10 +231,10 @@ class OnnxRuntime:
 def _joined(predict, preprocess):
   """Returns one compiled function that takes uint8 or floating images."""
 
-  def run(weights, images):
+  def run(weights, images, *others):
     if images.dtype == np.uint8:
       images = preprocess(images)
-    return predict(weights, images)
+    return predict(weights, images, *others)
 
   return jax.jit(run)
 

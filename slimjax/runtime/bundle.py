@@ -56,8 +56,9 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> Manifest:
     'schema': parsing.SCHEMA,
     **dataclasses.asdict(manifest),
   }
-  if manifest.cascade is None:  # versions without cascades read it, too
-    del content['cascade']
+  for name in parsing.OPTIONAL:  # versions without them read it, too
+    if not content[name]:
+      del content[name]
   content['sha256'] = _content_hash(content)
   files.write_json(folder / MANIFEST, content, indent=1)
   return dataclasses.replace(manifest, sha256=content['sha256'])

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from slimjax import files
-from slimjax.runtime.parsing import CENTRE_CROP
-from slimjax.runtime.parsing import GREY_CROP
+from slimjax.runtime.rules import CENTRE_CROP
+from slimjax.runtime.rules import GREY_CROP
+from slimjax.runtime.rules import ON_CANVAS
 
 Decode = Callable[[bytes], np.ndarray]
 
@@ -76,9 +77,18 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
   Returns:
     None if there is none, or if it is a user's own function.
   """
+  from slimjax.data.coco.canvas import OnCanvas
   from slimjax.data.jpeg import CentreCrop
   from slimjax.data.jpeg import GreyCrop
 
+  if isinstance(decode, OnCanvas):
+    return {
+      'rule': ON_CANVAS,
+      'canvas': [*decode.canvas],
+      'side': decode.side,
+      'longest': decode.longest,
+      'orientation': 'exif',
+    }
   if isinstance(decode, GreyCrop):
     return {'rule': GREY_CROP, 'size': decode.size, 'inner': decode.inner}
   if not isinstance(decode, CentreCrop):
@@ -97,11 +107,15 @@ def make_decode(rule: Mapping[str, Any] | None) -> Decode | None:
   Raises:
     ValueError: this version has no such rule.
   """
+  from slimjax.data.coco.canvas import OnCanvas
   from slimjax.data.jpeg import CentreCrop
   from slimjax.data.jpeg import GreyCrop
 
   if rule is None:
     return None
+  if rule['rule'] == ON_CANVAS:
+    height, width = rule['canvas']
+    return OnCanvas((height, width), rule['side'], rule['longest'])
   if rule['rule'] == GREY_CROP:
     return GreyCrop(size=rule['size'], inner=rule['inner'])
   if rule['rule'] != CENTRE_CROP:

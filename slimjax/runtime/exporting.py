@@ -43,7 +43,7 @@ def export_run(
   """
   run = read_run(workdir, best=best, samples=True)
   if batch_size is None:
-    batch_size = getattr(run.task, 'exported_batch', None)
+    batch_size = run.batch_size
   sample = run.data.samples
   if sample is not None and batch_size is not None:
     sample = sample[np.arange(batch_size) % len(sample)]
@@ -63,6 +63,8 @@ def export_run(
       headline=run.task.metrics[0],
       predict=run.task.predict,
       outputs=run.outputs,
+      keypoint_names=run.data.keypoint_names,
+      skeleton=run.data.skeleton,
       validation=run.validation,
       source=run.source,
       sample=sample,

@@ -7,6 +7,7 @@ import warnings
 import jax
 import numpy as np
 
+from slimjax import checks
 from slimjax.runtime.manifest import Manifest
 
 Range = tuple[float, float]
@@ -51,13 +52,49 @@ class Inputs:
     self._warned = False
     self._looked = False
 
-  def __call__(self, images: Any) -> Any:
-    """Returns the images as an array of uint8 or float32.
+  def __call__(self, images: Any, hw: Any = None) -> tuple[Any, ...]:
+    """Returns what the programs take beside the weights; see `Network`.
+
+    Args:
+      images: images, which become an array of uint8 or float32.
+      hw: rows and columns of each image that are picture, for networks that
+        detect objects; default: all.
 
     Raises:
       ValueError: they have another shape or type, or are floating ones with
         values that preprocessed images do not have.
     """
+    images = self._checked(images)
+    if hw is None:
+      return self.whole(images)
+    return images, self._checked_sizes(hw, len(images))
+
+  def whole(self, images: Any) -> tuple[Any, ...]:
+    """Returns what the programs take of images that are pictures entirely."""
+    if not self._manifest.detects:
+      return (images,)
+    sizes = np.tile(
+      np.array(self._manifest.image_size, np.int32), (len(images), 1)
+    )
+    return images, sizes
+
+  def _checked_sizes(self, hw: Any, count: int) -> np.ndarray:
+    if not self._manifest.detects:
+      raise ValueError(
+        'hw says how much of an image is picture to networks that detect'
+        ' objects; this one takes images alone'
+      )
+    hw = np.asarray(hw)
+    limits = self._manifest.image_size
+    fits = hw.shape == (count, 2) and np.issubdtype(hw.dtype, np.integer)
+    if not fits or (hw < 1).any() or (hw > limits).any():
+      raise ValueError(
+        f'hw must be whole numbers [{count}, 2], from 1 to {limits[0]} rows and'
+        f' {limits[1]} columns, got {checks.shown(hw.tolist())}'
+      )
+    return hw.astype(np.int32)
+
+  def _checked(self, images: Any) -> Any:
     if not isinstance(images, (np.ndarray, jax.Array)):
       images = np.asarray(images)
     height, width = self._manifest.image_size
@@ -112,7 +149,7 @@ class Inputs:
         'floating images are taken as preprocessed, and then lie between'
         f' {_text(allowed)}, but these lie between 0 and 1; if they were not'
         f' normalised, the answers are wrong: {self._way()}',
-        stacklevel=4,
+        stacklevel=5,
       )
 
   def _way(self) -> str:

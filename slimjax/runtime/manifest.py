@@ -11,8 +11,11 @@ from slimjax.widths import label
 from slimjax.widths import Width
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-# The `outputs` of a task that predicts logits of the classes, [b, classes].
+# The `outputs` of a task that predicts logits of the classes, [b, classes], and
+# of one that detects objects.
 LOGITS = 'logits'
+DETECTIONS = 'detections'
+OUTPUTS = ('', LOGITS, DETECTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +72,11 @@ class Manifest:
     files: {path: {'bytes', 'sha256'}}.
     headline: metric of the errors; default: error, %, less is better.
     outputs: 'logits' if the outputs are logits of the classes, [b, classes];
-      default: '', an array or a tree of arrays, examples first, whose names and
-      shapes the programs tell.
+      'detections' if they are boxes [b, d, 4] in pixels of the image, scores,
+      labels and valid [b, d], perhaps masks [b, d, m, m] and keypoints [b, d,
+      s, s, k] within the boxes, and the programs take, beside the images, how
+      much of each is picture; default: '', an array or a tree of arrays,
+      examples first, whose names and shapes the programs tell.
     decode: rule by which an encoded picture becomes uint8 [h, w, 3]: its name
       and its numbers; default: None, it is unknown.
     preprocesses: whether uint8 images are taken, and preprocessed; default: no.
@@ -83,6 +89,9 @@ class Manifest:
       preprocessed (default), or 'uint8'.
     cascade: widths and thresholds of a cascade, see `slimjax.runtime.Cascade`;
       default: None, none were recorded.
+    keypoint_names: names of an object's keypoints; default: empty.
+    skeleton: pairs of keypoints, from 0, that a drawing connects; default:
+      empty.
     sha256: digest of all the above, and so of every file; default: '', it is
       not the manifest of a bundle that was written.
   """
@@ -107,6 +116,8 @@ class Manifest:
   measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   onnx_input: str = 'float32'
   cascade: Thresholds | None = None
+  keypoint_names: tuple[str, ...] = ()
+  skeleton: tuple[tuple[int, int], ...] = ()
   sha256: str = ''
 
   def entry(self, width: Width | str) -> WidthEntry:
@@ -124,12 +135,21 @@ class Manifest:
       f' {", ".join(str(entry.width) for entry in self.widths)}'
     )
 
+  @property
+  def detects(self) -> bool:
+    """Returns whether the network answers with objects in its images."""
+    return self.outputs == DETECTIONS
+
   def check_cascade(self, thresholds: Thresholds) -> None:
     """Raises ValueError unless the network can be run as a cascade."""
     if self.outputs != LOGITS:
       raise ValueError(
-        f'a cascade needs logits of classes, but outputs is {self.outputs!r};'
-        f" export the network with outputs='{LOGITS}'"
+        f'a cascade needs logits of classes, but outputs is {self.outputs!r}'
+        + (
+          ''
+          if self.detects
+          else f"; export the network with outputs='{LOGITS}'"
+        )
       )
     known = [entry.width for entry in self.widths]
     missing = [label(w) for w in thresholds.widths if w not in known]

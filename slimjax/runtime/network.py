@@ -94,7 +94,9 @@ class Network:
     """Returns 'jax' or 'onnxruntime'."""
     return self._backend.name
 
-  def __call__(self, images: Any, *, width: Width | None = None) -> Any:
+  def __call__(
+    self, images: Any, *, width: Width | None = None, hw: Any = None
+  ) -> Any:
     """Returns the outputs; a classifier's are logits [b, classes], float32.
 
     They are arrays of jax, or of numpy with the backend 'onnxruntime'. The call
@@ -106,30 +108,41 @@ class Network:
         floating images that have been preprocessed; the manifest has h and w.
         An empty batch has outputs [0, ...].
       width: one of `widths`; default: `default_width`.
+      hw: rows and columns of each image that are picture, int [b, 2]; for a
+        network that detects objects, which finds none beyond; default: all.
 
     Raises:
       ValueError: there is no such width, or the programs take other images.
       RuntimeError: the process was forked from the one that loaded.
     """
     entry = self._entry(self.default_width if width is None else width)
-    images = self._inputs(images)
-    return self._answer(entry.width, self.weights(entry.width), images)
+    inputs = self._inputs(images, hw)
+    return self._answer(entry.width, self.weights(entry.width), inputs)
 
-  def _answer(self, width: Width, weights: Any, images: Any) -> Any:
-    """Returns the outputs for checked images, by prepared weights."""
+  def _answer(self, width: Width, weights: Any, inputs: tuple[Any, ...]) -> Any:
+    """Returns the outputs for checked inputs, by prepared weights.
+
+    Args:
+      width: the width.
+      weights: its prepared weights.
+      inputs: images, and what else the programs take of each.
+    """
     check_process(self._home, 'the network')
-    count, dtype = len(images), np.dtype(images.dtype)
+    count, dtype = len(inputs[0]), np.dtype(inputs[0].dtype)
     exact = self._programs.ready((width, count, dtype))
     if exact is not None:
-      return exact.call(weights, images)
+      return exact.call(weights, *inputs)
     chunks, outputs = [], []
     for chunk in self._chunks(width, count, dtype):
       program = self._programs.get((width, chunk.size, dtype))
       if chunk.size == count:
-        return program.call(weights, images)
-      images = np.asarray(images)
-      part = batching.padded(images[chunk.start : chunk.stop], chunk.size)
-      outputs.append(program.call(weights, part))
+        return program.call(weights, *inputs)
+      inputs = tuple(map(np.asarray, inputs))
+      parts = [
+        batching.padded(array[chunk.start : chunk.stop], chunk.size)
+        for array in inputs
+      ]
+      outputs.append(program.call(weights, *parts))
       chunks.append(chunk)
     place = self._backend.place
     return jax.tree.map(
@@ -210,7 +223,10 @@ class Network:
   def _compile(self, key: Key) -> Compiled:
     width, size, dtype = key
     shape = (size, *self.manifest.image_size, 3)
-    return self._backend.compile(self._entries[width], shape, dtype)
+    inputs = [jax.ShapeDtypeStruct(shape, dtype)]
+    if self.manifest.detects:
+      inputs.append(jax.ShapeDtypeStruct((size, 2), np.int32))
+    return self._backend.compile(self._entries[width], inputs)
 
   def memory(self) -> Memory:
     """Returns the memory of the prepared weights and of the programs."""
@@ -263,12 +279,13 @@ class _Function:
     self._jitted = jitted
     self.lower = jitted.lower
 
-  def __call__(self, weights: Any, images: Any) -> Any:
-    leaves = [images, *jax.tree.leaves(weights)]
+  def __call__(self, weights: Any, images: Any, hw: Any = None) -> Any:
+    leaves = [images, hw, *jax.tree.leaves(weights)]
+    check = self._network._inputs
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-      return self._jitted(weights, images)
-    images = self._network._inputs(images)
-    return self._network._answer(self._width, weights, images)
+      inputs = check.whole(images) if hw is None else (images, hw)
+      return self._jitted(weights, *inputs)
+    return self._network._answer(self._width, weights, check(images, hw))
 
 
 class _Functions(Mapping[Width, Any]):

@@ -14,8 +14,12 @@ from slimjax import checks
 from slimjax.runtime.headline import Headline
 from slimjax.runtime.manifest import LOGITS
 from slimjax.runtime.manifest import Manifest
+from slimjax.runtime.manifest import OUTPUTS
 from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.manifest import WidthEntry
+from slimjax.runtime.rules import check_rule
+from slimjax.runtime.rules import parse_rule
+from slimjax.runtime.rules import SIDE
 from slimjax.runtime.thresholds import CONFIDENCES
 from slimjax.runtime.thresholds import Thresholds
 from slimjax.widths import canonical
@@ -25,11 +29,13 @@ from slimjax.widths import Width
 
 SCHEMA = 3
 READABLE = (1, 2, 3)
-# The rules for pictures, see `decoding`: cut to their centre, and grey as well.
-CENTRE_CROP = 'centre_crop'
-GREY_CROP = 'grey_crop'
+# Fields that a manifest has only where they say something.
+OPTIONAL: dict[str, Any] = {
+  'cascade': None,
+  'keypoint_names': (),
+  'skeleton': (),
+}
 _COUNT = 2**63 - 1  # the largest count of anything
-_SIDE = 2**16  # the largest side of an image, pixels
 
 
 def parse(content: Mapping[str, Any], *, preprocess: str) -> Manifest:
@@ -44,7 +50,7 @@ def parse(content: Mapping[str, Any], *, preprocess: str) -> Manifest:
     ValueError: it is not what its schema says; the text names the field.
   """
   schema = content['schema']
-  defaults: dict[str, Any] = {'cascade': None}
+  defaults: dict[str, Any] = dict(OPTIONAL)
   if schema < SCHEMA:
     # Schema 1 had classifiers alone, and called their outputs logits.
     defaults |= {**_OLDER, 'outputs': LOGITS if schema == 1 else ''}
@@ -177,31 +183,6 @@ def _model(name: str, value: Any) -> dict[str, Any]:
   return model
 
 
-def _decode(name: str, value: Any) -> dict[str, Any]:
-  """Returns a rule for pictures; one of a later version is not checked."""
-  rule = _known(name, value)
-  size = functools.partial(checks.whole, least=1, most=_SIDE)
-  if rule.get('rule') == GREY_CROP:
-    rule = checks.record(
-      name, rule, fields={'rule': _line, 'size': size, 'inner': size}
-    )
-    checks.whole(f'{name}.inner', rule['inner'], most=rule['size'])
-    return rule
-  if rule.get('rule') != CENTRE_CROP:
-    return {**rule, 'rule': _line(f'{name}.rule', rule.get('rule'))}
-  fields: dict[str, checks.Check] = {
-    'rule': _line,
-    'resize': size,
-    'size': size,
-    'orientation': _line,
-  }
-  rule = checks.record(
-    name, rule, fields=fields, defaults={'orientation': 'exif'}
-  )
-  checks.whole(f'{name}.size', rule['size'], most=rule['resize'])
-  return rule
-
-
 _share = functools.partial(checks.real, least=0, most=1)
 _CASCADE: dict[str, checks.Check] = {
   'widths': functools.partial(checks.listed, check=parse_width, least=1),
@@ -264,7 +245,7 @@ _MANIFEST: dict[str, checks.Check] = {
   'class_names': functools.partial(checks.listed, check=checks.text),
   'image_size': functools.partial(
     checks.listed,
-    check=functools.partial(checks.whole, least=1, most=_SIDE),
+    check=functools.partial(checks.whole, least=1, most=SIDE),
     least=2,
     most=2,
   ),
@@ -286,14 +267,24 @@ _MANIFEST: dict[str, checks.Check] = {
   'versions': functools.partial(checks.mapping, check=_line),
   'files': _files,
   'headline': parse_headline,
-  'outputs': functools.partial(checks.choice, allowed=('', LOGITS)),
-  'decode': functools.partial(checks.optional, check=_decode),
+  'outputs': functools.partial(checks.choice, allowed=OUTPUTS),
+  'decode': functools.partial(checks.optional, check=parse_rule),
   'preprocesses': checks.flag,
   'input_range': functools.partial(checks.optional, check=_range),
   'source': _known,
   'measured': _measured,
   'onnx_input': functools.partial(checks.choice, allowed=('float32', 'uint8')),
   'cascade': functools.partial(checks.optional, check=_cascade),
+  'keypoint_names': functools.partial(checks.listed, check=checks.text),
+  'skeleton': functools.partial(
+    checks.listed,
+    check=functools.partial(
+      checks.listed,
+      check=functools.partial(checks.whole, least=0, most=SIDE),
+      least=2,
+      most=2,
+    ),
+  ),
 }
 # What schemas before 3 may leave out; `parse` finds what is None.
 _OLDER: dict[str, Any] = {
@@ -338,12 +329,18 @@ def _check_whole(manifest: Manifest, preprocess: str) -> None:
     raise ValueError(f'preprocesses is true, but files has no {preprocess}')
   if manifest.onnx_input == 'uint8' and not manifest.preprocesses:
     raise ValueError("onnx_input is 'uint8', but preprocesses is false")
-  decode = manifest.decode or {}
-  if decode.get('rule') in (CENTRE_CROP, GREY_CROP):
-    size = (decode['size'],) * 2
-    if size != manifest.image_size:
-      raise ValueError(
-        f'decode.size is {size[0]}, but image_size is {manifest.image_size}'
-      )
+  check_rule('decode', manifest.decode, manifest.image_size)
+  classes = manifest.model.get('num_classes')
+  names = len(manifest.class_names)
+  if manifest.detects and names and classes != names:
+    raise ValueError(
+      f'class_names has {names} names, but model.num_classes is {classes}'
+    )
+  points = len(manifest.keypoint_names)
+  if any(end >= points for pair in manifest.skeleton for end in pair):
+    raise ValueError(
+      f'skeleton connects keypoints that are not among the {points} of'
+      ' keypoint_names'
+    )
   if manifest.cascade is not None:
     manifest.check_cascade(manifest.cascade)

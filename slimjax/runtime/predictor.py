@@ -1,19 +1,19 @@
 """Answers pictures and arrays at any width: what `slimjax.load` returns."""
 
 from collections.abc import Iterator
-from collections.abc import Sequence
 import os
 from typing import Any
 
 import jax
 import numpy as np
 
-from slimjax.runtime.classes import guesses
+from slimjax.runtime.arrays import Images
 from slimjax.runtime.decoding import Decode
 from slimjax.runtime.decoding import decode_picture
 from slimjax.runtime.decoding import make_decode
 from slimjax.runtime.decoding import read_picture
-from slimjax.runtime.manifest import LOGITS
+from slimjax.runtime.kinds import Kind
+from slimjax.runtime.kinds import kind_of
 from slimjax.runtime.network import Network
 from slimjax.widths import label
 from slimjax.widths import Width
@@ -25,7 +25,8 @@ class Predictor:
   """A network with what is needed to read pictures and its outputs.
 
   A bundle and a run have the same interface. `predictor(images, width=0.5)`
-  returns the outputs for arrays of images, `predictor.predict` the classes.
+  returns the outputs for arrays of images, `predictor.predict` the classes, or
+  the objects that a detector finds.
 
   Attributes:
     network: the `slimjax.runtime.Network`, to benchmark and to serve.
@@ -89,17 +90,19 @@ class Predictor:
     return self.network(images, width=width)
 
   def read(self, path: str | os.PathLike) -> np.ndarray:
-    """Returns a picture of a file as the network takes it, uint8 [h, w, 3].
+    """Returns a picture of a file as `predict` takes it, uint8 [h, w, 3].
+
+    It is cut to the images of a classifier; a detector gets all of it.
 
     Raises:
       slimjax.runtime.decoding.PictureError: it cannot be read or decoded; the
         text names the file.
       ValueError: the network has no rule for pictures.
     """
-    return read_picture(path, self._rule())
+    return read_picture(path, self._decoder())
 
   def decode(self, encoded: bytes, name: str = 'picture') -> np.ndarray:
-    """Returns an encoded picture as the network takes it, uint8 [h, w, 3].
+    """Returns an encoded picture as `predict` takes it, uint8 [h, w, 3].
 
     Args:
       encoded: content of a file, such as a JPEG.
@@ -109,74 +112,76 @@ class Predictor:
       slimjax.runtime.decoding.PictureError: it cannot be decoded.
       ValueError: the network has no rule for pictures.
     """
-    return decode_picture(encoded, self._rule(), name)
+    return decode_picture(encoded, self._decoder(), name)
 
-  def _rule(self) -> Decode:
-    decode = self._decode or make_decode(self.network.manifest.decode)
-    if decode is None:
+  def _decoder(self) -> Decode:
+    rule = self._decode or make_decode(self.network.manifest.decode)
+    if rule is None:
       raise ValueError(
         f'{self.source} does not say how pictures are decoded and cropped: give'
         f' uint8 arrays [b, {self.image_size[0]}, {self.image_size[1]}, 3], or'
         ' export the run again'
       )
-    return decode
+    return self.kind().decoder(rule)
+
+  def kind(
+    self, *, top: int | None = None, min_score: float | None = None
+  ) -> Kind:
+    """Returns how this network's outputs are answers; see `kind_of`."""
+    return kind_of(self.network, self._decode, top=top, min_score=min_score)
 
   def predict(
-    self, images: Any, *, width: Width | None = None, top: int = 5
+    self,
+    images: Any,
+    *,
+    width: Width | None = None,
+    top: int | None = None,
+    min_score: float | None = None,
   ) -> Any:
-    """Predicts the classes of pictures.
+    """Predicts the classes of pictures, or the objects in them.
 
     Args:
       images: the path of a picture or an image [h, w, 3]; a list of these; or
-        images [b, h, w, 3]. Arrays are uint8, or floating and preprocessed.
+        images [b, h, w, 3]. Arrays are uint8, or floating and preprocessed. To
+        a detector uint8 images are pictures of any size, as files are.
       width: one of `widths`; default: `default_width`.
       top: number of classes for each image, the most probable first; default:
         5.
+      min_score: least score of an object of a detector, from 0 to 1; default:
+        all that it tells.
 
     Returns:
-      A list of `Guess` for each image. If the network does not predict logits
-      of classes: its outputs, a tree of arrays, examples first.
+      A list with, for each image, a list of `Guess`; of a detector a
+      `slimjax.detection.detected.Detected`, in pixels of the picture. If the
+      manifest says neither: the network's outputs, a tree of arrays, examples
+      first.
 
     Raises:
       PictureError: a picture cannot be read; the text names the file.
-      ValueError: there is no such width, or the network takes other images.
+      ValueError: there is no such width, the network takes other images, or an
+        option is not of what it answers.
     """
-    if top < 1:
-      raise ValueError(f'top must be at least 1, got {top}')
-    parts = [
-      jax.tree.map(np.asarray, self(part, width=width))
-      for part in self._parts(images)
-    ]
-    outputs = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-    return self.interpret(outputs, top=top)
+    kind = self.kind(top=top, min_score=min_score)
+    return kind.predict(self._opened(images), width)
 
-  def interpret(self, outputs: Any, *, top: int = 5) -> Any:
-    """Returns what `predict` returns, from outputs of the network."""
-    if self.network.manifest.outputs != LOGITS:
-      return outputs
-    return guesses(np.asarray(outputs), self.class_names, top)
+  def interpret(self, outputs: Any, **options: Any) -> Any:
+    """Returns what `predict` returns, from outputs of the network.
 
-  def _parts(self, images: Any) -> Iterator[Any]:
-    """Yields images in batches, so that few pictures are held at a time."""
+    Args:
+      outputs: what the predictor returned when it was called with images.
+      **options: `top` or `min_score`, as of `predict`.
+    """
+    return self.kind(**options).interpret(outputs)
+
+  def _opened(self, images: Any) -> Images:
+    """Returns arrays; files of a list are read one after the other."""
+    if isinstance(images, (np.ndarray, jax.Array)):
+      return images[None] if images.ndim == 3 else images
     if isinstance(images, (str, os.PathLike)):
       images = [images]
-    if isinstance(images, (np.ndarray, jax.Array)):
-      yield images[None] if images.ndim == 3 else images
-      return
-    size = self.network.batch_sizes[-1]
-    for start in range(0, max(len(images), 1), size):
-      yield self._stacked(images[start : start + size])
+    return self._read_all(images)
 
-  def _stacked(self, images: Sequence[Any]) -> np.ndarray:
-    if not len(images):
-      return np.zeros((0, *self.image_size, 3), np.uint8)
-    arrays = [
-      self.read(image)
-      if isinstance(image, (str, os.PathLike))
-      else np.asarray(image)
-      for image in images
-    ]
-    forms = {(array.shape, str(array.dtype)) for array in arrays}
-    if len(forms) > 1:
-      raise ValueError(f'images of one list must be alike, got {sorted(forms)}')
-    return np.stack(arrays)
+  def _read_all(self, images: Any) -> Iterator[np.ndarray]:
+    for image in images:
+      is_path = isinstance(image, (str, os.PathLike))
+      yield self.read(image) if is_path else np.asarray(image)

@@ -76,8 +76,13 @@ class ServedRun:
 
   @property
   def outputs(self) -> str:
-    """Returns 'logits' if the task says that it predicts them; else ''."""
+    """Returns what the task says that it predicts; see `Manifest`."""
     return getattr(self.task, 'outputs', '')
+
+  @property
+  def batch_size(self) -> int | None:
+    """Returns the batch size that the programs take; None for any."""
+    return getattr(self.task, 'exported_batch', None)
 
 
 def read_run(
@@ -179,12 +184,14 @@ def run_network(
     for width in chosen
   }
   manifest = _describe(run, model, programs, device)
+  fixed = manifest.batch_size
+  sizes = (fixed,) if fixed else batching.bucket_sizes(max_batch, batch_sizes)
   network = Network(
     manifest,
     Xla(programs, run.data.preprocess, device),
     chosen,
     prepare=prepare,
-    batch_sizes=batching.bucket_sizes(max_batch, batch_sizes),
+    batch_sizes=sizes,
     max_programs=max(max_programs, len(chosen) * len(batch_sizes)),
   )
   prepare_ahead(network, batch_sizes, weights=prepare == 'load')
@@ -200,7 +207,7 @@ def _describe(run, model, programs, device) -> Manifest:
     class_names=data.class_names,
     image_size=size,
     preprocessing=data.preprocessing,
-    batch_size=None,
+    batch_size=run.batch_size,
     platforms=(bundle.platform_of(device),),
     widths=tuple(
       describe_width(model, width, program, size, run.errors.get(width))
@@ -216,4 +223,6 @@ def _describe(run, model, programs, device) -> Manifest:
     input_range=measure_range(data.preprocess, size),
     source=run.source,
     headline=describe_headline(run.task.metrics[0]),
+    keypoint_names=data.keypoint_names,
+    skeleton=data.skeleton,
   )

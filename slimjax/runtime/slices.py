@@ -33,19 +33,23 @@ from slimjax.variables.slicing import describe
 from slimjax.widths import Width
 
 Predict = Callable[[Forward, Batch], Any]
+_NAMES = ('image', 'hw')  # of the inputs, in a batch
 
 
 def outputs(forward: Forward, batch: Batch) -> Any:
   """Predicts the outputs of the network as they are."""
-  return forward(batch['image'])
+  return forward(*(batch[name] for name in _NAMES if name in batch))
 
 
 def run(
-  predict: Predict, model: SlimNet, variables: Variables, images, *, width
+  predict: Predict, model: SlimNet, variables: Variables, *inputs, width
 ) -> Any:
-  """Returns what a task predicts for floating images at one width."""
+  """Returns what a task predicts for `inputs`, floating images, at one width.
+
+  If how much of each image is picture comes along, the task is told by 'hw'.
+  """
   forward = functools.partial(apply, model, variables, width=width)
-  return predict(forward, {'image': images})
+  return predict(forward, dict(zip(_NAMES, inputs, strict=False)))
 
 
 def width_tensors(variables: Variables, switch: str) -> dict[str, Any]:
@@ -66,7 +70,8 @@ def width_programs(
     model: the network, as `slimjax.runtime.export` takes it.
     variables: variables of the model; `read` gives those that the width uses.
     width: one of the model's widths.
-    predict: (forward, {'image': images}) -> outputs, such as a task's.
+    predict: (forward, batch) -> outputs, such as a task's; the batch has
+      'image', and 'hw' if the network detects objects.
   """
   tensors = width_tensors(variables, model.switch(width))
   folded = model.folded or foldable(model)
@@ -163,11 +168,11 @@ def _predict(
   width: Width,
   folded: bool,
   weights: dict[str, Any],
-  images,
+  *inputs,
 ):
-  """Returns the outputs for floating images, by `_prepare`'s weights."""
+  """Returns the outputs for `run`'s inputs, by `_prepare`'s weights."""
   small = model.clone(widths=(width,), folded=folded)
-  return run(predict, small, _unflatten(weights), images, width=width)
+  return run(predict, small, _unflatten(weights), *inputs, width=width)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jax import export as jax_export
 import numpy as np
 
 from slimjax.runtime import bundle
+from slimjax.runtime import forms
 from slimjax.runtime.backends import Preprocess
 from slimjax.runtime.backends import WidthPrograms
 from slimjax.runtime.custom_calls import check_apart
@@ -217,9 +218,17 @@ def _check_predict(
   manifest: Manifest,
   prepared: Any,
 ) -> None:
-  weights, images = _arguments(path, program, 2)
+  count = 3 if manifest.detects else 2
+  weights, images, *others = _arguments(path, program, count)
   _compare(path, 'takes', weights, prepared, 'its program prepare')
   _check_images(path, 'takes', images, manifest, np.float32)
+  for hw in others:
+    wanted = jax.ShapeDtypeStruct((*images.shape[:1], 2), np.int32)
+    if _text(hw) != _text(wanted):
+      raise BundleError(
+        f'{path} takes {_text(hw)}, but outputs is {manifest.outputs!r} in the'
+        f' manifest: it takes {_text(wanted)}, rows and columns of pictures'
+      )
   found = named_outputs(_outputs(path, program))
   for name, output in found.items():
     if not output.ndim or not _is_batch(output.shape[0], manifest):
@@ -230,16 +239,20 @@ def _check_predict(
       )
   if manifest.outputs == LOGITS:
     _check_logits(path, found, manifest)
+  if manifest.detects and not forms.is_detections(found):
+    raise BundleError(
+      f'{path} gives {forms.shown(found)}, but outputs is'
+      f' {manifest.outputs!r} in the manifest'
+    )
 
 
 def _check_logits(
   path: pathlib.Path, found: Mapping[str, Any], manifest: Manifest
 ) -> None:
-  shapes = {name or 'output': _text(output) for name, output in found.items()}
-  if list(found) != [''] or found[''].ndim != 2:
+  if not forms.is_logits(found):
     raise BundleError(
-      f"{path} gives {shapes}, but outputs is 'logits' in the manifest: a"
-      ' single array [b, classes]'
+      f"{path} gives {forms.shown(found)}, but outputs is 'logits' in the"
+      ' manifest: a single array [b, classes]'
     )
   classes = found[''].shape[1]
   said = {'model.num_classes': manifest.model['num_classes']}

@@ -26,6 +26,8 @@ class Form:
 
   Attributes:
     onnx_metadata: entry of a width -> metadata of its ONNX model.
+    detects: whether the programs take how much of each image is picture;
+      default: no.
   """
 
   predict: Predict
@@ -36,6 +38,7 @@ class Form:
   formats: Sequence[str]
   onnx_input: str
   onnx_metadata: Callable[[WidthEntry], Mapping[str, str]]
+  detects: bool = False
 
 
 def write_width(
@@ -68,10 +71,12 @@ def write_width(
   if entry.prepare is not None and entry.predict is not None:
     tensors = programs.shapes()
     prepared = jax.eval_shape(programs.prepare, tensors)
-    images = image_shapes('float32', form)
+    inputs = [image_shapes('float32', form)]
+    if form.detects:
+      inputs.append(jax.ShapeDtypeStruct((*inputs[0].shape[:1], 2), jnp.int32))
     write_program(folder / entry.prepare, programs.prepare, form, tensors)
     write_program(
-      folder / entry.predict, programs.predict, form, prepared, images
+      folder / entry.predict, programs.predict, form, prepared, *inputs
     )
   if entry.onnx is not None:
     _write_onnx(folder / entry.onnx, model, variables, entry, form)

@@ -19,11 +19,12 @@ from slimjax.models.net import pair
 from slimjax.models.net import Size
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
+from slimjax.runtime import forms
 from slimjax.runtime import slices
 from slimjax.runtime.decoding import describe_decode
 from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.loading import load
-from slimjax.runtime.manifest import LOGITS
+from slimjax.runtime.manifest import DETECTIONS
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.manifest import WidthEntry
@@ -61,6 +62,8 @@ def export(
   headline: Metric | None = None,
   predict: Predict | None = None,
   outputs: str = '',
+  keypoint_names: Sequence[str] = (),
+  skeleton: Sequence[tuple[int, int]] = (),
   decode: Callable[[bytes], np.ndarray] | None = None,
   default_width: Width | str | None = None,
   validation: Mapping[str, Any] | None = None,
@@ -89,12 +92,15 @@ def export(
     predict: (forward, {'image': images}) -> outputs of the bundle, an array or
       a tree of arrays, examples first, such as a task's `predict`; default:
       the network's outputs.
+    keypoint_names, skeleton: names of an object's keypoints, and pairs of them,
+      from 0, that a drawing connects; default: none.
     outputs: 'logits' if the outputs are logits of the classes, [b, classes],
-      from which classes and probabilities are predicted; default: arrays that
+      from which classes and probabilities are predicted; 'detections' if they
+      are a `Detector`'s, and `predict` takes 'hw' as well; default: arrays that
       are returned as they are.
     decode: an encoded picture -> uint8 [h, w, 3], so that the bundle takes
-      files (only a `slimjax.data.jpeg.CentreCrop` can be written); default:
-      none.
+      files (those of `slimjax.data` can be written: `CentreCrop`, `GreyCrop`,
+      `OnCanvas`); default: none.
     default_width: width that is used where none is given; default: the widest.
     validation: origin of the errors, for the manifest (JSON); default: none.
     source: origin of the weights, such as run and step, likewise.
@@ -134,9 +140,8 @@ def export(
   predict = predict or slices.outputs
   if sample is None:
     sample = _noise((batch_size or 2, *image_size, 3), preprocess is not None)
-  _check_outputs(
-    model, variables, predict, outputs, image_size, class_names, formats
-  )
+  found = _output_shapes(model, variables, predict, image_size, outputs)
+  forms.check(found, outputs, class_names=class_names, formats=formats)
   manifest = Manifest(
     model=describe_model(model),
     class_names=tuple(class_names),
@@ -156,6 +161,8 @@ def export(
     source=dict(source or {}),
     onnx_input=onnx_input,
     headline=describe_headline(headline),
+    keypoint_names=tuple(keypoint_names),
+    skeleton=tuple(skeleton),
   )
   form = Form(
     predict=predict,
@@ -166,6 +173,7 @@ def export(
     formats=formats,
     onnx_input=onnx_input,
     onnx_metadata=lambda entry: onnx_metadata(manifest, entry, preprocess),
+    detects=manifest.detects,
   )
 
   draft = out.with_name(out.name + '.draft')
@@ -180,7 +188,11 @@ def export(
       form,
       manifest,
     )
-    expected = _expected(model, variables, predict, preprocess, sample, chosen)
+    images = jnp.asarray(sample)
+    if preprocess is not None:
+      images = preprocess(images)
+    inputs = _inputs(images, outputs)
+    expected = _expected(model, variables, predict, inputs, chosen)
     _save(draft / bundle.SAMPLE, {'images': np.asarray(sample), **expected})
     manifest = dataclasses.replace(manifest, files=digests.of_folder(draft))
     bundle.write_manifest(draft, manifest)
@@ -264,33 +276,22 @@ def _noise(shape, integers):
   return random.standard_normal(shape, dtype=np.float32)
 
 
-def _check_outputs(
-  model, variables, predict, outputs, image_size, class_names, formats
-):
-  """Raises ValueError if an argument does not fit the outputs."""
-  images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+def _inputs(images, outputs):
+  """Returns what `slices.run` takes of images that are pictures entirely."""
+  if outputs != DETECTIONS:
+    return (images,)
+  return images, jnp.tile(jnp.array(images.shape[1:3]), (len(images), 1))
+
+
+def _output_shapes(model, variables, predict, image_size, outputs):
+  """Returns the shapes of the outputs at one width, by path."""
+  images = jnp.zeros((1, *image_size, 3))
   run = functools.partial(
     slices.run, predict, model, width=model.ordered_widths[0]
   )
-  found = named_outputs(jax.eval_shape(run, variables, images))
-  if outputs not in ('', LOGITS):
-    raise ValueError(f"outputs must be '{LOGITS}' or empty, got {outputs!r}")
-  if outputs == LOGITS and {n: x.ndim for n, x in found.items()} != {'': 2}:
-    shapes = {name or 'output': list(x.shape) for name, x in found.items()}
-    raise ValueError(
-      f'logits are a single array [b, classes], but this network gives {shapes}'
-    )
-  if 'onnx' in formats and list(found) != ['']:
-    raise ValueError(
-      'an ONNX model has a single output here, but this task gives'
-      f' {", ".join(name[1:] for name in found)}; export it for jax'
-    )
-  if class_names and list(found) == ['']:
-    channels = found[''].shape[-1]
-    if len(class_names) != channels:
-      raise ValueError(
-        f'{len(class_names)} class names, but the model has {channels} classes'
-      )
+  return named_outputs(
+    jax.eval_shape(run, variables, *_inputs(images, outputs))
+  )
 
 
 def _tensors(
@@ -311,11 +312,8 @@ def _save(path, tensors):
   )
 
 
-def _expected(model, variables, predict, preprocess, sample, widths):
+def _expected(model, variables, predict, inputs, widths):
   """Returns the outputs of the model itself, without the bundle."""
-  images = jnp.asarray(sample)
-  if preprocess is not None:
-    images = preprocess(images)
   run = jax.jit(slices.run, static_argnums=(0, 1), static_argnames='width')
   models = {'outputs': model}
   if model.dtype != jnp.float32:  # as ONNX models compute
@@ -325,7 +323,7 @@ def _expected(model, variables, predict, preprocess, sample, widths):
     for kind, model in models.items()
     for width in widths
     for name, array in named_outputs(
-      run(predict, model, variables, images, width=width)
+      run(predict, model, variables, *inputs, width=width)
     ).items()
   }
 

@@ -81,7 +81,13 @@ class Task(Protocol):
 
   A task may also have an attribute `outputs`. It is 'logits' if `predict`
   returns logits of the classes, [b, classes]; then predictions are classes with
-  their probabilities, otherwise the arrays as they are.
+  their probabilities. It is 'detections' if `predict` returns what a `Detector`
+  does, and is given 'hw' with the images; then predictions are boxes with names
+  and scores. Otherwise they are the arrays as they are.
+
+  A task may also have `write_predictions(total, split, path)`. It writes what
+  was predicted of a split at one width as a file of JSON; `total` is what
+  `accumulate` returned.
 
   A task whose programs need a fixed batch size may have `exported_batch`, which
   an export takes where none is given.

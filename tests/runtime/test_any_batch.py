@@ -98,11 +98,12 @@ class Slow:
   def __getattr__(self, name):
     return getattr(self._backend, name)
 
-  def compile(self, entry, shape, dtype):
-    if shape[0] in self._slow:
+  def compile(self, entry, inputs):
+    size = len(inputs[0])
+    if size in self._slow:
       assert self.release.wait(60)
-    self.compiled.append((entry.width, shape[0]))
-    return self._backend.compile(entry, shape, dtype)
+    self.compiled.append((entry.width, size))
+    return self._backend.compile(entry, inputs)
 
 
 def test_no_request_waits_for_a_compilation(path, caplog):

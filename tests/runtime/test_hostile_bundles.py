@@ -72,8 +72,12 @@ WRONG = {
   'default_width': (0.3, 'default_width 0.3 is not one of widths'),
   'headline.direction': ('up', "direction must be one of 'min', 'max'"),
   'model.num_classes': (None, 'model.num_classes must be a whole number'),
-  'outputs': ('boxes', "outputs must be one of '', 'logits', got 'boxes'"),
+  'outputs': (
+    'boxes',
+    "outputs must be one of '', 'logits', 'detections', got",
+  ),
   'decode': ({'rule': 'centre_crop', 'size': 32}, 'decode.resize is missing'),
+  'skeleton': ([[0, 1]], 'keypoints that are not among the 0 of keypoint_nam'),
   'cascade': ({'widths': [0.25]}, 'cascade.least is missing'),
   'extra': (1, "'extra' is not known here; there are format, schema"),
   'schema': (3.0, 'has the schema 3.0'),
@@ -85,6 +89,31 @@ def test_a_field_that_cannot_be_is_named(copy, place):
   value, message = WRONG[place]
   write(copy, put(read(copy), place, value))
   with pytest.raises(BundleError, match=f'^{copy}.*{message}'):
+    bundle.read_manifest(copy)
+
+
+CANVAS = {
+  'rule': 'on_canvas',
+  'canvas': [64, 32],
+  'side': None,
+  'longest': 90,
+  'orientation': 'exif',
+}
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({}, r'decode.canvas is \(64, 32\), but image_size is \(32, 32\)'),
+    ({'canvas': [64]}, 'decode.canvas must have 2 items, got 1'),
+    ({'side': 0}, 'decode.side must be a whole number .*, got 0'),
+    ({'rule': [1]}, r'decode.rule must be .*, got \[1\]'),
+    ({'fill': 0}, "decode.'fill' is not known here"),
+  ],
+)
+def test_a_rule_of_canvases_that_cannot_be_is_named(copy, change, message):
+  write(copy, put(read(copy), 'decode', {**CANVAS, **change}))
+  with pytest.raises(BundleError, match=message):
     bundle.read_manifest(copy)
 
 
@@ -163,6 +192,7 @@ def test_a_digest_says_which_bundle_it_is(path, copy):
       r'prepare takes .*: float32\[.*, but .* has nothing',
     ),
     ('outputs', 'logits', None),
+    ('outputs', 'detections', 'takes 2 arguments and .*, not 3 arguments'),
   ],
 )
 def test_programs_and_manifest_say_the_same(copy, place, value, message):

@@ -182,6 +182,10 @@ def test_bundles_of_before_take_arrays(exported, tmp_path, pictures):
   assert net.default_width == 0.25  # the widest
   images = np.zeros((2, 32, 32, 3), np.uint8)
   assert net.predict(images).shape == (2, 10)
+  assert net.predict([*images]).shape == (2, 10)
+  assert net.predict([]).shape == (0, 10)
+  with pytest.raises(ValueError, match='does not say that they are logits'):
+    net.predict(images, top=2)
   with pytest.raises(ValueError, match='between -0.9394 and 2.091, but'):
     net(images.astype(np.float32) + 255)
   with pytest.raises(ValueError, match='does not say how pictures are'):
@@ -199,6 +203,8 @@ def test_what_cannot_be_read_is_named(of_bundle, tmp_path):
     of_bundle.predict([np.zeros((32, 32, 3)), np.zeros((16, 16, 3))])
   with pytest.raises(ValueError, match='top must be at least 1, got 0'):
     of_bundle.predict([], top=0)
+  with pytest.raises(ValueError, match='this network detects none: give top'):
+    of_bundle.predict([], min_score=0.5)
   with pytest.raises(ValueError, match='is neither a run .* nor a bundle'):
     slimjax.load(tmp_path)
   with pytest.raises(FileNotFoundError, match='there is no folder'):
@@ -319,12 +325,12 @@ def test_widths_stand_side_by_side(of_bundle, folder):
   assert [path.rpartition('/')[2] for path in paths] == [
     '0.png', '1.jpg', 'page.jpg',
   ]  # fmt: skip
-  said = list(answers.answer(of_bundle, paths, WIDTHS, top=2))
+  kind = of_bundle.kind(top=2)
+  said = list(answers.answer(of_bundle, paths, WIDTHS, kind))
   assert [bool(answer.problem) for answer in said] == [False, False, True]
   stream = io.StringIO()
-  answers.print_answers(
-    said, WIDTHS, rich.console.Console(file=stream, width=200)
-  )
+  console = rich.console.Console(file=stream, width=200)
+  assert answers.print_table(said, WIDTHS, kind, console) == 1
   lines = stream.getvalue().splitlines()
   assert lines[0].split() == ['picture', 'at', '0.125', 'at', '0.25']
   assert len(lines) == 1 + 2 * 2 + 1

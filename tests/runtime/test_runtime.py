@@ -321,10 +321,10 @@ def test_exports_that_can_not_be(model, variables, tmp_path, monkeypatch):
     export(widths=(0.75,))
   with pytest.raises(ValueError, match='default_width 0.5 is not one of those'):
     export(widths=(0.25,), default_width=0.5)
-  with pytest.raises(
-    ValueError, match="must be 'logits' or empty, got 'boxes'"
-  ):
+  with pytest.raises(ValueError, match="'detections', got 'boxes'"):
     export(outputs='boxes')
+  with pytest.raises(ValueError, match=r'but this network gives output float'):
+    export(outputs='detections', predict=lambda f, batch: f(batch['image']))
   pixels = lambda forward, batch: forward(batch['image'])[:, None]
   with pytest.raises(ValueError, match=r'logits are a single array \[b, clas'):
     export(outputs='logits', predict=pixels)

@@ -4,11 +4,18 @@ import json
 
 import jax
 import numpy as np
+from PIL import Image
+import programs
 import pytest
 
 import slimjax
+from slimjax import plots
+from slimjax import runtime
+from slimjax.analysis.scoring import evaluate
 from slimjax.configs import digits
+from slimjax.data.coco import scenes
 from slimjax.data.record import read_record
+from slimjax.detection import rle
 from slimjax.runtime.exporting import export_run
 from slimjax.training import processes
 from slimjax.training.log import read_metrics
@@ -102,26 +109,126 @@ def test_every_loss_is_logged_and_what_is_frozen_stays(run):
     assert len(np.unique(layer)) == 1  # as drawn: ones or zeros
 
 
-def test_a_bundle_answers_as_the_run_does(run, tmp_path):
+@pytest.fixture(scope='module')
+def bundle(run):
   folder, _, _ = run
-  manifest = export_run(
-    folder / 'whole', tmp_path / 'bundle', platforms=['cpu']
-  )
-  assert manifest.batch_size == 1
+  export_run(folder / 'whole', folder / 'bundle', platforms=['cpu'])
+  return slimjax.load(folder / 'bundle')
+
+
+@pytest.fixture(scope='module')
+def pictures(run):
+  """Returns the files of the scenes that the run was scored on, as PNG."""
+  folder, _, _ = run
+  _, images = scenes.make_scenes('test', 6)
+  paths = [folder / f'{i}.png' for i in range(6)]
+  for path, image in zip(paths, images, strict=True):
+    plots.save_picture(image, path)
+  assert len({image.shape for image in images}) > 1
+  return paths
+
+
+def test_a_bundle_gives_the_outputs_of_the_network(run, bundle):
+  folder, _, _ = run
+  manifest = bundle.network.manifest
+  assert (manifest.batch_size, manifest.outputs) == (1, 'detections')
   assert manifest.score(manifest.widths[0]) >= 0  # box AP, not its negative
-  images = read_record(folder / 'whole').samples[:2]
-  outputs = slimjax.load(tmp_path / 'bundle').predict(images)
-  assert outputs['masks'].shape == (2, 10, 28, 28)
+  images, hw = read_record(folder / 'whole').samples[:2], [[128, 96], [90, 128]]
+  outputs = bundle.network(images, hw=hw)
   _, model, variables, _ = load_run(folder / 'whole')
   preprocess = read_record(folder / 'whole').preprocess
   for i, image in enumerate(images):
     expected = slimjax.apply(
-      model, variables, preprocess(image[None]), width=WIDTH
-    )
+      model, variables, preprocess(image[None]), np.array(hw[i:][:1]),
+      width=WIDTH,
+    )  # fmt: skip
     for name, array in expected.items():
       np.testing.assert_allclose(
         outputs[name][i], array[0], rtol=1e-4, atol=1e-4, err_msg=name
       )
+  with pytest.raises(ValueError, match='hw must be whole numbers .2, 2., from'):
+    bundle.network(images, hw=[[128, 96], [0, 128]])
+
+
+def test_pictures_are_answered_as_the_run_is_scored(run, bundle, pictures):
+  """By a bundle and by a run, of files; the canvas is larger than most."""
+  folder, _, _ = run
+  evaluate(workdir=folder / 'whole', save_detections=folder / 'saved')
+  (path,) = (folder / 'saved').iterdir()
+  assert path.name == 'w0125.json'
+  saved = json.loads(path.read_text())
+  for predictor in (bundle, slimjax.load(folder / 'whole')):
+    found = predictor.predict(pictures)
+    assert [one.picture for one in found] == [*range(6)]
+    assert sum(map(len, found)) == len(saved) > 6
+    expected = iter(saved)
+    for picture, one in enumerate(found):
+      for i in range(len(one)):
+        wanted = next(expected)
+        assert wanted['image_id'] == picture + 1
+        assert wanted['category_id'] == one.labels[i]
+        assert one.names[i] == str(one.labels[i] - 1)  # a digit
+        x, y, width, height = wanted['bbox']
+        np.testing.assert_allclose(
+          one.boxes[i], [x, y, x + width, y + height], atol=1e-2
+        )
+        assert one.scores[i] == pytest.approx(wanted['score'], abs=1e-4)
+        mask = rle.decode(wanted['segmentation'])
+        assert (mask != rle.decode(one.masks[i])).mean() < 1e-3
+        assert one.keypoints.shape[1:] == (4, 3)
+
+
+def test_what_is_asked_of_a_detector(run, bundle, pictures):
+  sure = bundle.predict(pictures[0])[0].scores[2]
+  (one,) = bundle.predict(pictures[0], min_score=float(sure))
+  assert len(one) == 3
+  assert (one.scores >= sure).all()
+  with pytest.raises(ValueError, match='detects objects: give min_score'):
+    bundle.predict(pictures[0], top=3)
+  with pytest.raises(ValueError, match='min_score must be from 0 to 1'):
+    bundle.predict(pictures[0], min_score=50)
+  with pytest.raises(ValueError, match='a cascade needs logits of classes'):
+    runtime.Cascade(bundle.network, thresholds=runtime.Thresholds((WIDTH,), ()))
+  folder, _, _ = run
+  with pytest.raises(ValueError, match='a detector is not written as ONNX'):
+    export_run(folder / 'whole', folder / 'onnx', formats=['jax', 'onnx'])
+
+
+def test_a_controller_picks_widths_of_a_detector(bundle):
+  table = bundle.network.benchmark(rounds=3)
+  assert table.headline.title == 'box AP'
+  controller = runtime.Controller(table, budget_ms=1e6)
+  assert controller.pick() == WIDTH
+
+
+def test_the_program_draws_and_tells_objects(run, pictures):
+  folder, _, _ = run
+  drawn = folder / 'drawn'
+  done = programs.call(
+    'slimjax.predict', folder / 'bundle', *pictures[:2], folder / 'none.png',
+    '--json', '--min_score=0', f'--draw={drawn}',
+  )  # fmt: skip
+  assert (done.returncode, done.stderr) == (1, '')
+  *lines, last = map(json.loads, done.stdout.splitlines())
+  assert list(last) == ['picture', 'error']
+  for path, line in zip(pictures, lines, strict=False):
+    assert line['picture'] == str(path)
+    image = np.asarray(Image.open(path))
+    shown = np.asarray(Image.open(drawn / path.name))
+    assert min(shown.shape[:2]) == 480
+    first = line['detections'][0]
+    assert set(first) == {
+      'label', 'name', 'score', 'box', 'mask', 'keypoints',
+    }  # fmt: skip
+    assert rle.decode(first['mask']).shape == image.shape[:2]
+  assert len(list(drawn.iterdir())) == 2
+  done = programs.call(
+    'slimjax.predict', folder / 'bundle', pictures[0], '--min_score=0',
+    '--all_widths', COLUMNS='200',
+  )  # fmt: skip
+  _, heads, *rows = done.stdout.splitlines()
+  assert heads.split() == ['picture', 'at', '0.125']
+  assert all(row.rstrip().endswith(' %') for row in rows)
 
 
 @pytest.mark.parametrize(

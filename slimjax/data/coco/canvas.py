@@ -111,8 +111,13 @@ class Resize:
 def _resized(picture: np.ndarray, hw: np.ndarray, factor: float) -> np.ndarray:
   if tuple(hw) == picture.shape[:2]:
     return picture
-  import cv2
-
+  try:
+    import cv2
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      'pictures are resized by OpenCV, which is not installed: pip install -e'
+      " '.[detection]'"
+    ) from error
   cv2.setNumThreads(0)  # a worker process has one core
   area = factor * _AREA <= 1.0
   return cv2.resize(
@@ -124,7 +129,7 @@ def _resized(picture: np.ndarray, hw: np.ndarray, factor: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class OnCanvas:
-  """Decodes any picture onto one canvas, as evaluations see it.
+  """Puts any picture onto one canvas, as evaluations see it.
 
   Attributes:
     canvas: its height and width.
@@ -136,14 +141,13 @@ class OnCanvas:
   longest: int | None = None
 
   def __call__(self, encoded: bytes) -> np.ndarray:
-    """Returns the canvas alone, uint8 [height, width, 3]."""
-    return self.place(encoded).image
-
-  def place(self, encoded: bytes) -> Placed:
-    """Decodes a picture, upright, and places it.
+    """Decodes a picture, upright; returns its canvas, uint8 [h, w, 3].
 
     Raises:
       DecodeError: it cannot be decoded.
     """
-    picture = decode_whole(encoded)
+    return self.place(decode_whole(encoded)).image
+
+  def place(self, picture: np.ndarray) -> Placed:
+    """Returns a picture, uint8 [h, w, 3] of any size, on the canvas."""
     return Resize(self.side, self.longest).place(picture, self.canvas)

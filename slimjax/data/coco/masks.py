@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from slimjax.data.coco.ragged import Ragged
-from slimjax.data.coco.tools import decode
-from slimjax.data.coco.tools import mask_tools
+from slimjax.detection.rle import decode
+from slimjax.detection.rle import mask_tools
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from slimjax.data.coco.annotations import Categories
 from slimjax.data.coco.checks import Problems
 from slimjax.data.coco.masks import Masks
 from slimjax.data.coco.ragged import Ragged
-from slimjax.data.coco.tools import decode
-from slimjax.data.coco.tools import mask_tools
+from slimjax.detection.rle import decode
+from slimjax.detection.rle import mask_tools
 
 
 def read_coco(

@@ -14,7 +14,7 @@ from slimjax.data.coco.annotations import Annotations
 from slimjax.data.coco.annotations import Categories
 from slimjax.data.coco.masks import Masks
 from slimjax.data.coco.ragged import Ragged
-from slimjax.data.coco.tools import mask_tools
+from slimjax.detection.rle import mask_tools
 
 SIZES = ((128, 128), (128, 96), (96, 128), (112, 128))  # height, width
 POINTS = ('top', 'bottom', 'left', 'right')

@@ -1,1 +1,1 @@
-"""Detection: scores of boxes, masks and keypoints, and their drawing."""
+"""Detection: losses, and scores of boxes, masks and keypoints."""

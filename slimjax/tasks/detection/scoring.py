@@ -18,9 +18,10 @@ from slimjax import files
 from slimjax.data.coco.annotations import Annotations
 from slimjax.data.coco.annotations import Categories
 from slimjax.data.coco.split import PIXEL
-from slimjax.data.coco.tools import mask_tools
 from slimjax.data.coco.writing import as_coco
-from slimjax.tasks.detection.detected import Detected
+from slimjax.detection.detected import Detected
+from slimjax.detection.rle import as_text
+from slimjax.detection.rle import mask_tools
 
 # The names of COCOeval.stats.
 _OF_BOXES = (
@@ -149,10 +150,7 @@ def _results(
         x1, y1, x2, y2 = (float(x) for x in one.boxes[i])
         result['bbox'] = [x1, y1, x2 - x1, y2 - y1]
       if 'segm' in kinds and one.masks is not None:
-        code = one.masks[i]
-        counts = code['counts']
-        text = counts.decode() if isinstance(counts, bytes) else counts
-        result['segmentation'] = {**code, 'counts': text}
+        result['segmentation'] = as_text(one.masks[i])
       if 'keypoints' in kinds and one.keypoints is not None:
         points = one.keypoints[i].astype(np.float64)
         points[:, :2] -= PIXEL

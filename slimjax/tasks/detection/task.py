@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 from typing import ClassVar
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 
@@ -15,14 +16,15 @@ from slimjax.data.coco.split import DetectionSplit
 from slimjax.data.dataset import Dataset
 from slimjax.data.dataset import sides
 from slimjax.data.folders import some
+from slimjax.detection.detected import Detected
+from slimjax.detection.detected import to_pictures
 from slimjax.models.net import SlimNet
 from slimjax.tasks.base import Forward
 from slimjax.tasks.base import means
 from slimjax.tasks.base import Metric
 from slimjax.tasks.base import SumCount
-from slimjax.tasks.detection.detected import Detected
-from slimjax.tasks.detection.detected import to_pictures
 from slimjax.tasks.detection.scoring import coco_scores
+from slimjax.tasks.detection.scoring import write_results
 
 # What a picture's detections are brought back to its own pixels by.
 _PLACE = ('image_id', 'scale', 'original', 'mask')
@@ -42,6 +44,7 @@ class Detection:
   """
 
   deviations: tuple[float, ...] = ()
+  outputs: ClassVar[str] = 'detections'  # what `predict` returns
   exported_batch: ClassVar[int] = 1  # its loops need a number
   metrics: ClassVar[tuple[Metric, ...]] = (
     Metric('box_ap', 'box AP', '%', 'max'),
@@ -113,7 +116,7 @@ class Detection:
     return means({n: m for n, m in metrics.items() if float(m[1])})
 
   def predict(self, forward: Forward, batch: Batch) -> dict[str, jax.Array]:
-    return forward(batch['image'])
+    return forward(batch['image'], batch['hw'])
 
   def measure(self, forward: Forward, batch: Batch) -> dict[str, Any]:
     return {
@@ -140,3 +143,10 @@ class Detection:
       deviations=self.deviations,
     )
     return {'box_ap': 0.0, **scores, 'examples': len(total)}
+
+  def write_predictions(
+    self, total: Sequence[Detected], split: Split, path: epath.Path
+  ) -> None:
+    """Writes what was detected in COCO's results format."""
+    assert isinstance(split, DetectionSplit)
+    write_results(path, total, split.annotations, split.categories)

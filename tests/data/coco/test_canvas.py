@@ -9,6 +9,7 @@ from slimjax.data.coco.canvas import OnCanvas
 from slimjax.data.coco.canvas import Resize
 from slimjax.data.coco.pixels import decode_annotated
 from slimjax.data.coco.pixels import stored_size
+from slimjax.data.jpeg import decode_whole
 from slimjax.data.jpeg import DecodeError
 
 COCO = ((800, 1344), (1344, 800))
@@ -86,7 +87,7 @@ def test_a_served_picture_is_upright_on_the_canvas():
   exif[0x0112] = 6  # shown turned by a quarter
   turned = encoded(image, exif=exif)
   on_canvas = OnCanvas((64, 64), side=32)
-  placed = on_canvas.place(turned)
+  placed = on_canvas.place(decode_whole(turned))
   assert placed.original.tolist() == [30, 20]
   assert placed.hw.tolist() == [48, 32]
   assert (on_canvas(turned) == placed.image).all()

@@ -7,7 +7,7 @@ import pytest
 from slimjax.data.coco.masks import Masks
 from slimjax.data.coco.masks import resample
 from slimjax.data.coco.ragged import Ragged
-from slimjax.data.coco.tools import decode
+from slimjax.detection.rle import decode
 
 HEIGHT, WIDTH = 90, 120
 

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from slimjax.data import create_dataset
 from slimjax.data.coco.prepared import _ids
-from slimjax.tasks.detection.detected import Detected
+from slimjax.detection.detected import Detected
 from slimjax.tasks.detection.scoring import coco_scores
 
 NAMES = ('person', 'bicycle', 'car')

@@ -9,8 +9,8 @@ from sklearn import datasets
 from slimjax.data import create_dataset
 from slimjax.data.coco import scenes
 from slimjax.data.coco.masks import resample
-from slimjax.data.coco.tools import decode
 from slimjax.data.coco.writing import write_coco
+from slimjax.detection.rle import decode
 
 
 @pytest.fixture(scope='module')

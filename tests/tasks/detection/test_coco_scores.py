@@ -11,9 +11,9 @@ from slimjax.data.coco import scenes
 from slimjax.data.coco.annotations import Categories
 from slimjax.data.coco.masks import Masks
 from slimjax.data.coco.ragged import Ragged
-from slimjax.data.coco.tools import decode
-from slimjax.tasks.detection.detected import Detected
-from slimjax.tasks.detection.detected import to_pictures
+from slimjax.detection.detected import Detected
+from slimjax.detection.detected import to_pictures
+from slimjax.detection.rle import decode
 from slimjax.tasks.detection.scoring import coco_scores
 from slimjax.tasks.detection.scoring import write_results
 

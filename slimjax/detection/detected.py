@@ -1,14 +1,15 @@
 """Detections of one picture, in its own pixels, whatever canvas it lay on."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from slimjax.data.coco.tools import mask_tools
 from slimjax.detection.pasting import paste
 from slimjax.detection.pasting import peaks
+from slimjax.detection.rle import mask_tools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Detected:
     scores: float32 [d].
     labels: number of the class from 1, int32 [d].
     masks: run-length codes of pycocotools, d of them; default: None.
-    keypoints: x, y and score, float32 [d, k, 3]; default: None.
+    keypoints: x, y and score, a logit, float32 [d, k, 3]; default: None.
+    names: names of the classes of these labels, d of them; default: empty.
   """
 
   picture: int
@@ -30,6 +32,7 @@ class Detected:
   labels: np.ndarray
   masks: tuple[Mapping[str, Any], ...] | None = None
   keypoints: np.ndarray | None = None
+  names: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return len(self.scores)
@@ -45,11 +48,14 @@ class Detected:
       self.labels[kept],
       None if self.masks is None else tuple(self.masks[i] for i in kept),
       None if points is None else points[kept],
+      tuple(self.names[i] for i in kept) if self.names else (),
     )
 
 
 def to_pictures(
-  outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+  outputs: Mapping[str, np.ndarray],
+  batch: Mapping[str, np.ndarray],
+  class_names: Sequence[str] = (),
 ) -> list[Detected]:
   """Returns the detections of every picture of a batch.
 
@@ -60,21 +66,29 @@ def to_pictures(
       k].
     batch: 'scale' [b, 2], what canvas pixels per pixel were really applied;
       'original' [b, 2]; 'image_id' [b]; 'mask' [b], False for padding.
+    class_names: one name per class; default: none.
   """
   found = []
   for i in np.flatnonzero(batch['mask']):
     one = {
       name: array[i][outputs['valid'][i]] for name, array in outputs.items()
     }
-    found.append(
-      _detected(
-        one,
-        picture=int(batch['image_id'][i]),
-        scale=batch['scale'][i],
-        size=batch['original'][i],
-      )
+    detected = _detected(
+      one,
+      picture=int(batch['image_id'][i]),
+      scale=batch['scale'][i],
+      size=batch['original'][i],
     )
+    if class_names:
+      names = tuple(_name(label, class_names) for label in detected.labels)
+      detected = dataclasses.replace(detected, names=names)
+    found.append(detected)
   return found
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+  known = 0 < label <= len(class_names)
+  return class_names[label - 1] if known else str(label)
 
 
 def _detected(

@@ -5,56 +5,87 @@ import colorsys
 
 import numpy as np
 
-from slimjax.data.coco.tools import decode
-from slimjax.tasks.detection.detected import Detected
+from slimjax.detection.detected import Detected
+from slimjax.detection.rle import decode
 
 _GOLDEN = 0.618034  # turns of the hue between classes: neighbours differ
 _OPACITY = 0.45  # of masks
 _LINE = 250  # pixels of the shorter side for each pixel of a line
 _TEXT = (30, 11)  # pixels of the shorter side for each pixel of text; the least
 _DARK = 140.0  # brightness of a colour from which its text is black
+_GAP = 8  # pixels between pictures that stand side by side
 Colour = tuple[int, int, int]
 
 
 def draw(
   image: np.ndarray,
   detected: Detected,
-  class_names: Sequence[str] = (),
   *,
   skeleton: Sequence[tuple[int, int]] = (),
   least_point: float = 0.0,
+  shorter: int | None = None,
 ) -> np.ndarray:
   """Returns a picture with its detections, the best on top.
 
   Args:
     image: uint8 [h, w, 3].
     detected: what is detected in it, in its pixels.
-    class_names: one name per class; default: classes go by their numbers.
     skeleton: pairs of keypoints, from 0, to connect; default: none.
     least_point: score from which a keypoint is drawn, a logit; default: 0.
+    shorter: shorter side of the result, pixels; default: that of the picture.
   """
   from PIL import Image
   from PIL import ImageDraw
 
+  shorter = shorter or min(image.shape[:2])
+  factor = shorter / min(image.shape[:2])
+  height, width = (max(round(factor * side), 1) for side in image.shape[:2])
+  picture = Image.fromarray(np.ascontiguousarray(image))
+  if (width, height) != picture.size:
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
   colours = [class_colour(int(label)) for label in detected.labels]
-  picture = Image.fromarray(_with_masks(image, detected, colours))
+  picture = Image.fromarray(_with_masks(picture, detected, colours))
   canvas = ImageDraw.Draw(picture)
-  shorter = min(image.shape[:2])
   line = max(round(shorter / _LINE), 1)
+  boxes = factor * detected.boxes
   for i in reversed(range(len(detected))):
-    canvas.rectangle(
-      [float(x) for x in detected.boxes[i]], outline=colours[i], width=line
-    )
+    corners = [float(x) for x in boxes[i]]
+    canvas.rectangle(corners, outline=colours[i], width=line)
     if detected.keypoints is not None:
-      points = detected.keypoints[i]
+      points = detected.keypoints[i] * [factor, factor, 1.0]
       _draw_points(canvas, points, skeleton, least_point, colours[i], line)
   # Names come last: no box or mask hides them.
   for i in reversed(range(len(detected))):
-    label = int(detected.labels[i])
-    name = class_names[label - 1] if class_names else str(label)
+    name = detected.names[i] if detected.names else str(detected.labels[i])
     text = f'{name} {100 * detected.scores[i]:.0f} %'
-    _draw_text(canvas, detected.boxes[i], text, colours[i], shorter)
+    _draw_text(canvas, boxes[i], text, colours[i], shorter)
   return np.asarray(picture)
+
+
+def beside(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+  """Returns pictures side by side on white, each below its title.
+
+  Args:
+    pictures: uint8 [h, w, 3] each, of equal sizes.
+    titles: a line for each; what is wider than its picture is cut off.
+  """
+  from PIL import Image
+  from PIL import ImageDraw
+
+  height, width, _ = pictures[0].shape
+  font = _font(min(height, width))
+  above = round(1.8 * font.size)
+  whole = Image.new(
+    'RGB', (len(pictures) * (width + _GAP) - _GAP, above + height), 'white'
+  )
+  for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+    column = Image.new('RGB', (width, above), 'white')
+    ImageDraw.Draw(column).text(
+      (0, above / 2), title, fill='black', font=font, anchor='lm'
+    )
+    whole.paste(column, (i * (width + _GAP), 0))
+    whole.paste(Image.fromarray(picture), (i * (width + _GAP), above))
+  return np.asarray(whole)
 
 
 def class_colour(label: int) -> Colour:
@@ -66,13 +97,19 @@ def class_colour(label: int) -> Colour:
 
 
 def _with_masks(
-  image: np.ndarray, detected: Detected, colours: Sequence[Colour]
+  picture, detected: Detected, colours: Sequence[Colour]
 ) -> np.ndarray:
+  """Returns the pixels of a picture of PIL, tinted where masks are."""
+  from PIL import Image
+
   if detected.masks is None:
-    return np.ascontiguousarray(image)
-  mixed = image.astype(np.float32)
+    return np.array(picture)
+  mixed = np.asarray(picture, np.float32).copy()
   for i in reversed(range(len(detected))):
-    inside = decode(detected.masks[i]).astype(bool)
+    mask = Image.fromarray(255 * decode(detected.masks[i]))
+    if mask.size != picture.size:
+      mask = mask.resize(picture.size, Image.Resampling.BILINEAR)
+    inside = np.asarray(mask) > 127
     colour = np.array(colours[i], np.float32)
     mixed[inside] += _OPACITY * (colour - mixed[inside])
   return np.round(mixed).astype(np.uint8)
@@ -96,9 +133,7 @@ def _draw_points(canvas, points, skeleton, least, colour, line) -> None:
 
 def _draw_text(canvas, box, text: str, colour: Colour, shorter: int) -> None:
   """Writes above a box, or within it at the top of the picture."""
-  from PIL import ImageFont
-
-  font = ImageFont.load_default(max(shorter / _TEXT[0], _TEXT[1]))
+  font = _font(shorter)
   left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
   width, height = right - left + 2, bottom - top + 2
   limits = canvas.im.size
@@ -110,3 +145,10 @@ def _draw_text(canvas, box, text: str, colour: Colour, shorter: int) -> None:
   bright = float(np.dot(colour, (0.299, 0.587, 0.114)))
   ink = 'black' if bright > _DARK else 'white'
   canvas.text((x + 1 - left, y + 1 - top), text, fill=ink, font=font)
+
+
+def _font(shorter: int):
+  """Returns the font for a picture of a shorter side, pixels."""
+  from PIL import ImageFont
+
+  return ImageFont.load_default(max(shorter / _TEXT[0], _TEXT[1]))

@@ -3,17 +3,20 @@
 import numpy as np
 from pycocotools import mask as tools
 
-from slimjax.tasks.detection.detected import Detected
-from slimjax.tasks.detection.drawing import class_colour
-from slimjax.tasks.detection.drawing import draw
+from slimjax.detection.detected import Detected
+from slimjax.detection.drawing import beside
+from slimjax.detection.drawing import class_colour
+from slimjax.detection.drawing import draw
 
 GREY = 100
 
 
-def detected(boxes, labels, *, masks=None, keypoints=None):
-  boxes = np.array(boxes, np.float32)
+def detected(boxes, labels, *, masks=None, keypoints=None, names=()):
+  boxes = np.array(boxes, np.float32).reshape(-1, 4)
   scores = np.linspace(0.9, 0.5, len(boxes)).astype(np.float32)
-  return Detected(0, boxes, scores, np.array(labels), masks, keypoints)
+  return Detected(
+    0, boxes, scores, np.array(labels), masks, keypoints, tuple(names)
+  )
 
 
 def picture(height=120, width=160):
@@ -22,7 +25,7 @@ def picture(height=120, width=160):
 
 def test_a_box_has_the_colour_of_its_class_and_nothing_else_changes():
   image = picture()
-  drawn = draw(image, detected([[40, 50, 90, 100]], [2]), ['cat', 'dog'])
+  drawn = draw(image, detected([[40, 50, 90, 100]], [2], names=['dog']))
   assert (image == GREY).all()  # the picture that was given is as it was
   colour = class_colour(2)
   for y, x in ((50, 70), (100, 70), (75, 40), (75, 90)):
@@ -34,7 +37,7 @@ def test_a_box_has_the_colour_of_its_class_and_nothing_else_changes():
   label = drawn[36:50, 40:100]
   assert (label == colour).all(-1).mean() > 0.3
   assert len(np.unique(label.reshape(-1, 3), axis=0)) > 2
-  other = draw(picture(), detected([[40, 50, 90, 100]], [2]), ['cat', 'owl'])
+  other = draw(picture(), detected([[40, 50, 90, 100]], [2], names=['owl']))
   assert (other[36:50] != drawn[36:50]).any()
   assert (other[52:] == drawn[52:]).all()
 
@@ -74,11 +77,45 @@ def test_skeletons_connect_the_points_that_are_sure():
 def test_anything_can_be_drawn_at_the_edges():
   boxes = [[-5, -5, 300, 300], [159, 0, 160, 1], [0, 119, 3, 120]]
   names = ['a name that is longer than the picture is wide', 'ö', '']
-  drawn = draw(picture(), detected(boxes, [1, 2, 3]), names)
+  drawn = draw(picture(), detected(boxes, [1, 2, 3], names=names))
   assert drawn.shape == (120, 160, 3)
   nothing = detected(np.zeros((0, 4)), [])
-  assert (draw(picture(), nothing, names) == GREY).all()
+  assert (draw(picture(), nothing) == GREY).all()
   assert draw(picture(3, 2), nothing).shape == (3, 2, 3)
+
+
+def test_a_small_picture_is_enlarged_with_all_that_is_in_it():
+  """Everything is where it was, times the factor, and lines are as thin."""
+  mask = np.zeros((12, 16), np.uint8)
+  mask[4:8, 4:12] = 1
+  found = detected(
+    [[4, 4, 12, 8]],
+    [2],
+    masks=(tools.encode(np.asfortranarray(mask)),),
+    keypoints=np.array([[[14, 10, 5]]], np.float32),
+  )
+  drawn = draw(picture(12, 16), found, shorter=240)
+  assert drawn.shape == (240, 320, 3)
+  colour = np.array(class_colour(2))
+  assert drawn[160, 200].tolist() == colour.tolist()  # the box's lower side
+  tinted = GREY + 0.45 * (colour - GREY)
+  np.testing.assert_allclose(drawn[150, 200], tinted, atol=1)
+  assert (drawn[165, 200] == GREY).all()
+  assert (drawn[200, 280] == 255).all()  # the keypoint
+  smaller = draw(picture(480, 640), detected([], []), shorter=120)
+  assert smaller.shape == (120, 160, 3)
+
+
+def test_pictures_stand_side_by_side_below_their_titles():
+  one, other = picture(), picture() + 100
+  whole = beside([one, other], ['at 0.5: box AP 31 %', ''])
+  height, width, _ = whole.shape
+  above = height - 120
+  assert (whole[above:, :160] == one).all()
+  assert (whole[above:, width - 160 :] == other).all()
+  assert (whole[above:, 160 : width - 160] == 255).all()
+  assert (whole[:above, :160] < 128).any()
+  assert (whole[:above, 160:] == 255).all()
 
 
 def test_neighbouring_classes_have_colours_that_differ():

@@ -1,4 +1,4 @@
-"""Gets pycocotools where it is used, or says how it is installed."""
+"""Masks as the run-length codes of pycocotools, if that is installed."""
 
 from collections.abc import Mapping
 import types
@@ -22,6 +22,13 @@ def mask_tools() -> types.ModuleType:
       " installed: pip install -e '.[detection]'"
     ) from error
   return mask
+
+
+def as_text(code: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a run-length code as JSON has it."""
+  counts = code['counts']
+  text = counts.decode() if isinstance(counts, bytes) else counts
+  return {**code, 'counts': text}
 
 
 def decode(code: Mapping[str, Any]) -> np.ndarray:
