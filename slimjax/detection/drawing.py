@@ -55,10 +55,13 @@ def draw(
       points = detected.keypoints[i] * [factor, factor, 1.0]
       _draw_points(canvas, points, skeleton, least_point, colours[i], line)
   # Names come last: no box or mask hides them.
-  for i in reversed(range(len(detected))):
-    name = detected.names[i] if detected.names else str(detected.labels[i])
-    text = f'{name} {100 * detected.scores[i]:.0f} %'
-    _draw_text(canvas, boxes[i], text, colours[i], shorter)
+  texts = [
+    f'{name} {100 * score:.0f} %'
+    for name, score in zip(
+      detected.names or detected.labels, detected.scores, strict=True
+    )
+  ]
+  _draw_texts(canvas, boxes, texts, colours, _font(shorter))
   return np.asarray(picture)
 
 
@@ -120,6 +123,7 @@ def _draw_points(canvas, points, skeleton, least, colour, line) -> None:
   for a, b in skeleton:
     if shown[a] and shown[b]:
       ends = [(float(x), float(y)) for x, y, _ in (points[a], points[b])]
+      canvas.line(ends, fill='white', width=line + 2)  # also seen on a mask
       canvas.line(ends, fill=colour, width=line)
   radius = 1.5 * line
   for x, y, _ in points[shown]:
@@ -131,20 +135,52 @@ def _draw_points(canvas, points, skeleton, least, colour, line) -> None:
     )
 
 
-def _draw_text(canvas, box, text: str, colour: Colour, shorter: int) -> None:
-  """Writes above a box, or within it at the top of the picture."""
-  font = _font(shorter)
-  left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-  width, height = right - left + 2, bottom - top + 2
-  limits = canvas.im.size
-  x = float(np.clip(box[0], 0, max(limits[0] - width, 0)))
-  y = float(box[1]) - height
-  if y < 0:
-    y = float(box[1])
-  canvas.rectangle([x, y, x + width, y + height], fill=colour)
-  bright = float(np.dot(colour, (0.299, 0.587, 0.114)))
-  ink = 'black' if bright > _DARK else 'white'
-  canvas.text((x + 1 - left, y + 1 - top), text, fill=ink, font=font)
+def _draw_texts(canvas, boxes, texts, colours, font) -> None:
+  """Writes a text at each box, the best on top, and apart where they can be."""
+  sizes, corners = [], []
+  for text in texts:
+    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+    sizes.append((right - left + 2, bottom - top + 2))
+    corners.append((left, top))
+  placed: list[np.ndarray] = []
+  for box, size in zip(boxes, sizes, strict=True):
+    placed.append(_free_place(box, size, placed, canvas.im.size))
+  for i in reversed(range(len(texts))):
+    x1, y1, x2, y2 = map(float, placed[i])
+    canvas.rectangle([x1, y1, x2, y2], fill=colours[i])
+    bright = float(np.dot(colours[i], (0.299, 0.587, 0.114)))
+    ink = 'black' if bright > _DARK else 'white'
+    left, top = corners[i]
+    canvas.text((x1 + 1 - left, y1 + 1 - top), texts[i], fill=ink, font=font)
+
+
+def _free_place(box, size, placed, limits) -> np.ndarray:
+  """Returns where a text goes, x1 y1 x2 y2, within the picture.
+
+  Above the box if no text is there yet; else within it or below it; if there is
+  no free place at all, where it would be first.
+
+  Args:
+    box: x1, y1, x2, y2 of the box.
+    size: width and height of the text.
+    placed: places of texts.
+    limits: width and height of the picture.
+  """
+  width, height = size
+  x = np.clip(box[0], 0, max(limits[0] - width, 0))
+  rows = (box[1] - height, box[1], box[3] - height, box[3])
+  places = [
+    np.array([x, y, x + width, y + height])
+    for y in rows
+    if 0 <= y <= limits[1] - height
+  ] or [np.array([x, 0, x + width, height])]
+  for place in places:
+    if not any(
+      (place[:2] < other[2:]).all() and (other[:2] < place[2:]).all()
+      for other in placed
+    ):
+      return place
+  return places[0]
 
 
 def _font(shorter: int):

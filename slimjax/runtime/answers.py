@@ -135,23 +135,21 @@ def _predict(
     return dict(zip(widths, pool.map(predict, widths), strict=True))
 
 
-def print_lines(answers: Iterable[Answer], kind: Kind) -> int:
-  """Prints answers as JSON: a line for each width, or for a problem.
+def json_lines(answer: Answer, kind: Kind) -> Iterator[str]:
+  """Yields an answer as JSON, a line for each width, or for its problem."""
+  if answer.problem:
+    yield json.dumps({'picture': answer.path, 'error': answer.problem})
+  for width, said in answer.by_width.items():
+    line = {'picture': answer.path, 'width': width, **kind.line(said)}
+    yield json.dumps(line)
 
-  Returns:
-    The number of files that cannot be read.
-  """
+
+def print_lines(answers: Iterable[Answer], kind: Kind) -> int:
+  """Prints answers as JSON, and returns how many files cannot be read."""
   unreadable = 0
   for answer in answers:
-    lines = [
-      {'width': width, **kind.line(said)}
-      for width, said in answer.by_width.items()
-    ]
-    if answer.problem:
-      unreadable += 1
-      lines = [{'error': answer.problem}]
-    for line in lines:
-      print(json.dumps({'picture': answer.path, **line}), flush=True)
+    unreadable += bool(answer.problem)
+    print(*json_lines(answer, kind), sep='\n', flush=True)
   return unreadable
 
 

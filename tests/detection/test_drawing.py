@@ -74,6 +74,22 @@ def test_skeletons_connect_the_points_that_are_sure():
   assert (drawn[60, 80] == 255).all()
 
 
+def test_a_name_does_not_hide_another():
+  """The second would stand where the better one does: it goes into its box."""
+  names = ['wolf', 'wolf']
+  boxes = [[40, 60, 100, 110], [46, 64, 120, 112]]
+  both = draw(picture(), detected(boxes, [1, 2], names=names))
+  alone = draw(picture(), detected(boxes[:1], [1], names=names[:1]))
+  assert (both[44:58, 40:80] == alone[44:58, 40:80]).all()
+  colour = class_colour(2)
+  assert (both[66:76, 48:90] == colour).all(-1).mean() > 0.3
+  # At the lower edge, too, all of a name is in the picture.
+  low = draw(picture(), detected([[40, 118, 60, 119]], [2], names=['wolf']))
+  high = draw(picture(), detected([[40, 1, 60, 119]], [2], names=['wolf']))
+  assert (low == colour).all(-1).sum() > 300
+  assert (high == colour).all(-1).sum() > 300
+
+
 def test_anything_can_be_drawn_at_the_edges():
   boxes = [[-5, -5, 300, 300], [159, 0, 160, 1], [0, 119, 3, 120]]
   names = ['a name that is longer than the picture is wide', 'ö', '']

@@ -130,7 +130,8 @@ def test_it_becomes_a_bundle(run, tmp_path):
   none = jax.tree.map(jnp.shape, predictor(test['image'][:0]))
   assert none == {'ink': (0, 32, 32), 'share': (0,)}
   one = jax.tree.map(lambda array: array[0], said)
-  (line,) = answers.json_lines(answers.Answer('x.png', {0.5: one}))
+  answer = answers.Answer('x.png', {0.5: one})
+  (line,) = answers.json_lines(answer, predictor.kind())
   assert json.loads(line)['outputs']['share'] == pytest.approx(said['share'][0])
   with pytest.raises(ValueError, match='single output here, but .* ink, share'):
     export_run(folder / 'whole', tmp_path / 'onnx', formats=('onnx',))
