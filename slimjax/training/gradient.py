@@ -186,7 +186,8 @@ def _add(parts, collection, gradients, whole, total):
       if path in small and cut.is_whole:
         sums[path] = small[path][None]
       elif path in small or collection == PARAMS:
-        zeros = lax.pcast(jnp.zeros_like(array), AXIS, to='varying')
+        zeros = jnp.zeros(array.shape, array.dtype)
+        zeros = lax.pcast(zeros, AXIS, to='varying')
         zeros = cut.put(zeros, small[path]) if path in small else zeros
         sums[path] = zeros[None]
   else:

@@ -54,13 +54,19 @@ class InTurn:
     return (self.widths[0], others[(step + self.first) % len(others)])
 
 
-def start(widths, compiled):
-  model, optimizer = Net(num_classes=3, widths=widths), optax.sgd(0.1)
+def start(widths, compiled, shared=(), **random_widths):
+  model = Net(num_classes=3, widths=widths, shared=shared)
+  optimizer = optax.sgd(0.1)
   mesh = data_mesh(jax.devices()[:2])
   variables = slimjax.init(model, jax.random.key(0), image_size=8)
   state = replicate(TrainState.create(variables, optimizer), mesh)
   step = make_train_step(
-    model, Classification(), optimizer, optax.constant_schedule(0.1), mesh
+    model,
+    Classification(),
+    optimizer,
+    optax.constant_schedule(0.1),
+    mesh,
+    **random_widths,
   )
   random = np.random.default_rng(0)
   batch = {
@@ -96,6 +102,23 @@ def test_widths_that_are_not_in_a_step_stay_as_they_were(compiled):
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6),
     after['params'],
     expected['params'],
+  )
+
+
+def test_a_step_may_leave_out_the_widest():
+  trained = []
+  # 4 channels of 8: the width 0.5, and a random one inside a bound of 6.
+  for width in (0.5, (4,)):
+    step, state, batch = start(
+      WIDTHS, True, ('norm',), random=1, bounds=(0.75, 1.0)
+    )
+    state, _ = step(state, batch, (width,))
+    trained.append(
+      jax.device_get([state.variables[name] for name in ('params', 'norm')])
+    )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+    *trained,
   )
 
 
