@@ -15,6 +15,7 @@ import rich.console
 
 from slimjax import cli
 from slimjax import files
+from slimjax import flag_lists
 from slimjax.runtime import display
 from slimjax.runtime import load
 from slimjax.runtime import measure
@@ -52,9 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _WIDTHS = flags.DEFINE_list(
-    'widths', [], 'Widths to measure. Default: all that the bundle has.'
-  )
+  _WIDTHS = flag_lists.define_widths('Widths to measure; all by default')
   _BATCH_SIZES = flags.DEFINE_list(
     'batch_sizes', ['1'], 'Numbers of images in a request.'
   )

@@ -1,6 +1,6 @@
 """Makes a run answer at widths that it was not trained at.
 
-python -m slimjax.calibrate --workdir=runs/digits --widths=0.3,0.62
+python -m slimjax.calibrate --workdir=runs/digits --widths=0.3,0.62,@nets.json
   [--batches=5] [--batch_size=256] [--augmented=false] [--data_dir=DIR]
 
 The statistics of batch normalisation are measured at each width on training
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from slimjax import cli
+from slimjax import flag_lists
 from slimjax.analysis.any_width import calibrate_run
 from slimjax.training.calibrated import BATCHES
 
@@ -32,9 +33,7 @@ if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of the training run.', required=True
   )
-  _WIDTHS = flags.DEFINE_list(
-    'widths', None, 'Widths to calibrate.', required=True
-  )
+  _WIDTHS = flag_lists.define_widths('Widths to calibrate', required=True)
   _BATCHES = flags.DEFINE_integer(
     'batches', BATCHES, 'Number of training batches.', lower_bound=1
   )

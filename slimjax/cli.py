@@ -118,31 +118,6 @@ def define_config(
   return holder
 
 
-def define_numbers(name: str, purpose: str) -> flags.FlagHolder:
-  """Defines a flag that takes numbers above zero, such as 150e6,300e6.
-
-  Its value is a list of texts.
-
-  Args:
-    name: name of the flag.
-    purpose: help of the flag.
-  """
-  holder = flags.DEFINE_list(name, [], purpose)
-  flags.register_validator(
-    name,
-    lambda texts: all(_is_positive(text) for text in texts),
-    'numbers above zero are needed, such as 150e6,300e6',
-  )
-  return holder
-
-
-def _is_positive(text: str) -> bool:
-  try:
-    return 0 < float(text) < float('inf')
-  except ValueError:
-    return False
-
-
 def configurations() -> dict[str, pathlib.Path]:
   """Returns the files of our configurations by name, in alphabetical order."""
   files = [

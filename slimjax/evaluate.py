@@ -11,6 +11,7 @@ from absl import app
 from absl import flags
 
 from slimjax import cli
+from slimjax import flag_lists
 from slimjax.analysis.any_width import calibrate_missing
 from slimjax.analysis.scoring import evaluate
 from slimjax.training import processes
@@ -45,9 +46,7 @@ if __name__ == '__main__':
   _CONFIG = cli.define_config(
     required=False, purpose='Configuration of a published network'
   )
-  _WIDTHS = flags.DEFINE_list(
-    'widths', [], 'Widths to evaluate. Default: all of the run.'
-  )
+  _WIDTHS = flag_lists.define_widths('Widths to evaluate; all by default')
   _CALIBRATE = flags.DEFINE_bool(
     'calibrate', False, 'Whether widths that are new to the run are calibrated.'
   )

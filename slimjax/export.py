@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from slimjax import cli
+from slimjax import flag_lists
 from slimjax import units
 from slimjax.analysis.any_width import calibrate_missing
 from slimjax.runtime.exporting import export_run
@@ -57,7 +58,7 @@ if __name__ == '__main__':
   _OUT = flags.DEFINE_string(
     'out', None, 'Folder of the bundle; it must not exist yet.', required=True
   )
-  _WIDTHS = flags.DEFINE_list('widths', [], 'Widths to write. Default: all.')
+  _WIDTHS = flag_lists.define_widths('Widths to write; all by default')
   _CALIBRATE = flags.DEFINE_bool(
     'calibrate', False, 'Whether widths that are new to the run are calibrated.'
   )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from slimjax import cli
+from slimjax import flag_lists
 from slimjax.searching.command import search_run
 from slimjax.searching.command import SPLITS
 from slimjax.searching.running import STRATEGIES
@@ -46,8 +47,8 @@ if __name__ == '__main__':
   choice = flags.DEFINE_enum
   _WORKDIR = string('workdir', None, 'Folder of the supernet.', required=True)
   _OUT = string('out', None, 'Folder to write to.', required=True)
-  _TARGET_MACS = cli.define_numbers('target_macs', 'MACs to reach.')
-  _TARGET_MS = cli.define_numbers('target_ms', 'Milliseconds to reach.')
+  _TARGET_MACS = flag_lists.define_numbers('target_macs', 'MACs to reach.')
+  _TARGET_MS = flag_lists.define_numbers('target_ms', 'Milliseconds to reach.')
   _DEVICE_TABLE = string(
     'device_table', None, 'Latencies; measured here if there is no such file.'
   )

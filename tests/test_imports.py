@@ -217,6 +217,7 @@ ORDER = (
   'searching.supernet',
   'searching.command',
   'searching',
+  'flag_lists',
   'cli',
   'train',
   'evaluate',

@@ -7,6 +7,7 @@ from absl import flags
 import pytest
 
 from slimjax import cli
+from slimjax import flag_lists
 from slimjax import nets
 
 CHANNELS = {'150M': (8, 16, 24), '80M': (8, 8, 16)}
@@ -46,3 +47,14 @@ def test_a_configuration_records_the_channels(path, monkeypatch):
   monkeypatch.setattr(sys, 'argv', arguments)
   values(cli._last_overrides(arguments))
   assert holder.value.model.widths == tuple(CHANNELS.values())
+
+
+def test_a_program_takes_them_among_its_widths(path):
+  values = flags.FlagValues()
+  holder = flag_lists.define_widths('Widths', flag_values=values)
+  values(['program'])
+  assert holder.value == []
+  values(['program', f'--widths=0.3,@{path}:80M, 0.62'])
+  assert holder.value == ['0.3', CHANNELS['80M'], '0.62']
+  with pytest.raises(flags.IllegalFlagValueError, match="no network '90M'"):
+    values(['program', f'--widths=@{path}:90M'])

@@ -1,17 +1,24 @@
 """Calibrates widths of a run that it was not trained at, and scores them."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
+import os
 from typing import Any
 
 from etils import epath
 import jax
 
+from slimjax import configuration
 from slimjax import files
 from slimjax.analysis.scoring import open_data
 from slimjax.data import workers
+from slimjax.data.dataset import Dataset
 from slimjax.models.net import SlimNet
+from slimjax.training import processes
 from slimjax.training.calibrated import BATCHES
 from slimjax.training.calibrated import calibrate_on
+from slimjax.training.calibrated import FOLDER
+from slimjax.training.calibrated import read_calibrated
 from slimjax.training.calibrated import write_calibrated
 from slimjax.training.compiling import alive
 from slimjax.training.evaluator import Evaluator
@@ -20,13 +27,17 @@ from slimjax.training.mesh import replicate
 from slimjax.training.results import print_results
 from slimjax.training.results import Result
 from slimjax.training.results import results_of
-from slimjax.training.runs import build_model
 from slimjax.training.runs import build_task
 from slimjax.training.runs import load_run
+from slimjax.variables import Variables
 from slimjax.widths import find
 from slimjax.widths import label
 from slimjax.widths import switch_name
 from slimjax.widths import Width
+
+# Widths that are calibrated, scored and written at a time; a command that is
+# stopped loses no more.
+_TOGETHER = 8
 
 
 def calibrate_run(
@@ -42,7 +53,9 @@ def calibrate_run(
   """Calibrates widths, scores them on the test split, and keeps both.
 
   They stand beside the checkpoint, which stays as it is; evaluation, export and
-  prediction of the run then know these widths.
+  prediction of the run then know these widths. Those that are there already,
+  from the same batches, are not calibrated again: a command that was stopped
+  goes on where it was, and ends with the same bits.
 
   Args:
     workdir: folder of the run.
@@ -54,6 +67,9 @@ def calibrate_run(
     best: whether to take the checkpoint with the least validation error; by
       default the latest.
 
+  Returns:
+    The scores of all these widths, thinnest first.
+
   Raises:
     ValueError: a width does not fit, or was trained.
   """
@@ -61,64 +77,96 @@ def calibrate_run(
   if jax.process_count() > 1:
     raise ValueError('one process calibrates; start it without --coordinator')
   workdir = files.expand(workdir, 'workdir')
-  run, model, variables, step = load_run(workdir, best=best)
-  trained = build_model(run).widths
-  chosen = _new_widths(model, trained, widths)
-  with alive(print, lambda: 'reading the data'):
-    dataset = open_data(run, 'test', workdir, data_dir, print)
-  size = batch_size or run.batch_size
-  kind = 'augmented as in training' if augmented else 'not augmented'
-  print(
-    f'calibrating {len(chosen)} widths on {batches} batches of {size} training'
-    f' images, {kind}',
-    flush=True,
-  )
-  with alive(print, lambda: 'calibrating'):
-    variables = calibrate_on(
-      model,
-      variables,
-      dataset,
-      chosen,
-      batches=batches,
-      batch_size=size,
-      seed=run.seed,
-      augmented=augmented,
-    )
-  others = [w for w in model.widths if w not in chosen]
-  model = model.clone(widths=(*others, *chosen))
-  task, mesh = build_task(run), data_mesh()
-  evaluator = Evaluator(
-    model,
-    task,
-    mesh,
-    dataset,
-    widths=[width for width in model.ordered_widths if width in chosen],
-    batch_size=run.eval_batch_size,
-    say=print,
-  )
-  scores = evaluator(replicate(variables, mesh))
-  about = {
-    switch_name(width): {
-      'width': width,
+  run, model, variables, step = load_run(workdir, best=best, calibrated=False)
+  with processes.exclusive(workdir / FOLDER):
+    before = read_calibrated(workdir, step)
+    chosen = _new_widths(model, before.widths.values(), widths)
+    with alive(print, lambda: 'reading the data'):
+      dataset = open_data(run, 'test', workdir, data_dir, print)
+    settings: dict[str, Any] = {
       'batches': batches,
-      'batch_size': size,
+      'batch_size': batch_size or run.batch_size,
       'augmented': augmented,
-      'scores': scores[width],
+      'data_dir': None if data_dir is None else os.fspath(data_dir),
     }
-    for width in chosen
-  }
-  write_calibrated(workdir, step, jax.device_get(variables), about)
+    missing = [w for w in chosen if not before.has(w, settings)]
+    if len(missing) < len(chosen):
+      print(f'{len(chosen) - len(missing)} widths are calibrated already')
+    if missing:
+      kind = 'augmented as in training' if augmented else 'not augmented'
+      print(
+        f'calibrating {len(missing)} widths on {batches} batches of'
+        f' {settings["batch_size"]} training images, {kind}',
+        flush=True,
+      )
+    for first in range(0, len(missing), _TOGETHER):
+      some = missing[first : first + _TOGETHER]
+      with alive(print, lambda: 'calibrating'):
+        found = calibrate_on(
+          model,
+          variables,
+          dataset,
+          some,
+          batches=batches,
+          batch_size=settings['batch_size'],
+          seed=run.seed,
+          augmented=augmented,
+        )
+      scores = _scores(run, model, found, dataset, some)
+      about = {
+        switch_name(width): {
+          'width': width,
+          **settings,
+          'scores': scores[width],
+        }
+        for width in some
+      }
+      write_calibrated(workdir, step, jax.device_get(found), about)
+  known = read_calibrated(workdir, step).about
+  scores = {width: known[switch_name(width)]['scores'] for width in chosen}
+  task = build_task(run)
   results = results_of(model, task, scores, dataset)
   title = f'{workdir}, step {step}: calibrated widths'
   print_results(results, task.metrics, title)
   return results
 
 
+def _scores(
+  run: configuration.Run,
+  model: SlimNet,
+  variables: Variables,
+  dataset: Dataset,
+  widths: Sequence[Width],
+) -> dict[Width, dict[str, float]]:
+  """Returns the scores of calibrated widths on the test split."""
+  mesh = data_mesh()
+  evaluator = Evaluator(
+    model.clone(widths=(*model.widths, *widths)),
+    build_task(run),
+    mesh,
+    dataset,
+    widths=widths,
+    batch_size=run.eval_batch_size,
+    say=print,
+  )
+  return evaluator(replicate(variables, mesh))
+
+
 def _new_widths(
-  model: SlimNet, trained: Sequence[Width], names: Sequence[Any]
-) -> tuple[Width, ...]:
-  """Returns the widths that names stand for, none of which was trained."""
-  chosen = tuple(dict.fromkeys(find(name, model.widths) for name in names))
+  model: SlimNet, known: Iterable[Width], names: Sequence[Any]
+) -> list[Width]:
+  """Returns the widths that names stand for, thinnest first.
+
+  Args:
+    model: network of the run, with the widths that were trained.
+    known: widths that were calibrated before.
+    names: numbers, channels or printed names.
+
+  Raises:
+    ValueError: there is none, or one does not fit or was trained.
+  """
+  trained = model.widths
+  chosen = {find(name, (*trained, *known)) for name in names}
   if not chosen:
     raise ValueError('no width is given; give some, such as --widths=0.3,0.6')
   for width in chosen:
@@ -128,7 +176,7 @@ def _new_widths(
         f'the run was trained at {label(width)}, which has statistics of its'
         f' own; give widths beside {", ".join(map(label, trained))}'
       )
-  return chosen
+  return sorted(chosen, key=lambda width: (model.channels(width), label(width)))
 
 
 def calibrate_missing(

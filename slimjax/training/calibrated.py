@@ -38,8 +38,8 @@ class Calibrated:
   """Widths that were calibrated for one checkpoint.
 
   Attributes:
-    about: {switch: {'width', 'batches', 'batch_size', 'augmented', 'scores'}};
-      the scores are those of the test split.
+    about: {switch: {'width', 'batches', 'batch_size', 'augmented', 'data_dir',
+      'scores'}}; the scores are those of the test split.
     trees: {collection: {switch: tree}}.
   """
 
@@ -50,6 +50,13 @@ class Calibrated:
   def widths(self) -> dict[str, Width]:
     """Returns the widths by switch."""
     return {s: canonical(of_one['width']) for s, of_one in self.about.items()}
+
+  def has(self, width: Width, settings: Mapping[str, Any]) -> bool:
+    """Returns whether a width was calibrated in just this way."""
+    about = self.about.get(switch_name(width), {})
+    return bool(about) and all(
+      about.get(name) == value for name, value in settings.items()
+    )
 
 
 NONE = Calibrated({}, {})

@@ -26,6 +26,7 @@ from slimjax.tasks import Task
 from slimjax.tasks import TASKS
 from slimjax.tasks.base import check_task
 from slimjax.training import saved
+from slimjax.training.calibrated import NONE
 from slimjax.training.calibrated import read_calibrated
 from slimjax.training.calibrated import with_calibrated
 from slimjax.training.initial import create_init
@@ -210,16 +211,17 @@ def load_run(
   workdir: epath.PathLike,
   *,
   best: bool = False,
+  calibrated: bool = True,
   say: Callable[[str], Any] = files.tell,
 ) -> tuple[configuration.Run, SlimNet, Variables, int]:
   """Returns configuration, model, variables and step of a run's checkpoint.
-
-  Widths that were calibrated for it are among those of the model.
 
   Args:
     workdir: folder of the run.
     best: whether to take the checkpoint with the least validation error; by
       default the latest. Damaged ones are passed over.
+    calibrated: whether widths that were calibrated for it are among those of
+      the model; default: yes.
     say: function that is told of what is damaged; default: on stderr.
 
   Raises:
@@ -239,7 +241,7 @@ def load_run(
   variables, step = saved.read_variables(
     workdir / 'checkpoints', say, best=best
   )
-  found = read_calibrated(workdir, step)
+  found = read_calibrated(workdir, step) if calibrated else NONE
   return run, *with_calibrated(model, variables, found), step
 
 

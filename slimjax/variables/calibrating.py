@@ -5,8 +5,10 @@ what it saw there; the batches' means and unbiased variances are averaged with
 equal weights (Yu and Huang, ICCV 2019, section 3.3; PyTorch's cumulative
 average). All norms are averaged in one pass.
 
-Several widths whose norms are alike but for their size run in one program, each
-masked inside the widest of them (`slimjax.variables.masking`).
+A width that was not trained takes scales and biases of a wider one, its source,
+and runs in one program with all others of that source, masked inside it
+(`slimjax.variables.masking`). So the statistics of a width do not depend on
+what else is calibrated, not in their last digit.
 """
 
 from collections.abc import Iterable
@@ -151,19 +153,20 @@ class _Group:
     model: the network, without synchronisation.
     bound: width that the program is compiled at.
     weights: what a network of that width is applied to.
-    widths: the widths; if there are several, they are masked.
+    masked: whether the widths are masked inside the bound.
+    widths: the widths; one that is not masked is the bound.
   """
 
   model: SlimNet
   bound: Width
   weights: Mapping[str, Any]
+  masked: bool
   widths: tuple[Width, ...]
 
   def moments(self, width: Width, inputs: Any) -> dict[Path, np.ndarray]:
     """Returns the moments of every norm in a batch, at a width."""
     small = narrow(self.model, self.bound)
-    masked = self.widths != (self.bound,)
-    counts = counts_of(self.model, width) if masked else None
+    counts = counts_of(self.model, width) if self.masked else None
     found = _moments(small, self.weights, counts, *inputs)
     parts = cuts(small, width)
     moments = {}
@@ -181,30 +184,25 @@ def _groups(
   widths: Sequence[Width],
   like: Width | None,
 ) -> list[_Group]:
-  """Returns the programs of some widths; those of one switch share one."""
-  model_alone = model.clone(axis_name=None)
-  by_switch: dict[str, list[Width]] = {}
+  """Returns the programs of some widths."""
+  alone = model.clone(axis_name=None)
+  programs: dict[tuple[Width, Width, bool], list[Width]] = {}
   for width in widths:
     model.channels(width)  # it fits, or an error says why not
     source = _source(model, variables, width, like)
-    by_switch.setdefault(source, []).append(width)
-  groups = []
-  for source, members in by_switch.items():
-    selected = select(variables, source)
-    size = lambda width: sum(model.channels(width))
-    singles = [(width,) for width in members]
-    together = _masks(model_alone) and len(members) > 1
-    for some in [tuple(members)] if together else singles:
-      bound = _bound(model, some) if together else some[0]
-      groups.append(
-        _Group(
-          model_alone,
-          bound,
-          take_width(model, selected, width=bound),
-          tuple(sorted(some, key=size)),
-        )
-      )
-  return groups
+    masked = width != source and _masks(alone)
+    key = (source, source if masked else width, masked)
+    programs.setdefault(key, []).append(width)
+  return [
+    _Group(
+      alone,
+      bound,
+      take_width(model, select(variables, switch_name(source)), width=bound),
+      masked,
+      tuple(members),
+    )
+    for (source, bound, masked), members in programs.items()
+  ]
 
 
 def _masks(model: SlimNet) -> bool:
@@ -215,49 +213,37 @@ def _masks(model: SlimNet) -> bool:
   return True
 
 
-def _bound(model: SlimNet, widths: Sequence[Width]) -> tuple[int, ...]:
-  """Returns the fewest channels that hold all of some widths."""
-  return tuple(
-    max(counts)
-    for counts in zip(*(model.channels(w) for w in widths), strict=True)
-  )
-
-
 def _source(
   model: SlimNet, variables: Variables, width: Width, like: Width | None
-) -> str:
-  """Returns the switch whose norms a width begins with."""
-  own = switch_name(width)
+) -> Width:
+  """Returns the width whose norms a width begins with."""
   shapes = variables.get(NORM, {})
   shared = SHARED in shapes and not any(
     tree for switch, tree in shapes.items() if switch != SHARED
   )
-  widest = switch_name(model.ordered_widths[-1])
-  if shared:
-    return widest
-  if own in shapes:
-    return own
-  if like is not None:
-    chosen = model.switch(like)
-    _check_holds(model, like, width)
-    return chosen
-  for trained in model.ordered_widths:
-    wide = model.channels(trained)
-    pairs = zip(wide, model.channels(width), strict=True)
-    if all(most >= count for most, count in pairs):
-      return model.switch(trained)
+  if not shared and switch_name(width) in shapes:
+    return width
+  if not shared and like is not None:
+    model.switch(like)
+    if not _holds(model, like, width):
+      raise ValueError(
+        f'like={label(canonical(like))} is thinner than {label(width)}, which'
+        ' needs more scales and biases than it has'
+      )
+    return canonical(like)
+  # Where norms are shared, all widths that can be run in one program.
+  ordered = model.ordered_widths
+  for trained in reversed(ordered) if shared else ordered:
+    if _holds(model, trained, width):
+      return trained
   raise ValueError(
     f'no trained width is at least as wide as {label(width)} in every layer'
   )
 
 
-def _check_holds(model: SlimNet, like: Width, width: Width) -> None:
-  pairs = zip(model.channels(like), model.channels(width), strict=True)
-  if any(most < count for most, count in pairs):
-    raise ValueError(
-      f'like={label(canonical(like))} is thinner than {label(width)}, which'
-      ' needs more scales and biases than it has'
-    )
+def _holds(model: SlimNet, wide: Width, width: Width) -> bool:
+  pairs = zip(model.channels(wide), model.channels(width), strict=True)
+  return all(most >= count for most, count in pairs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

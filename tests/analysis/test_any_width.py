@@ -1,21 +1,27 @@
 """A run that was trained at two widths answers at others, too."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 import tiny_net
 
 import slimjax
+from slimjax.analysis import any_width
 from slimjax.analysis.any_width import calibrate_missing
 from slimjax.analysis.any_width import calibrate_run
 from slimjax.analysis.scoring import evaluate
 from slimjax.runtime.exporting import export_run
 from slimjax.training.calibrated import FOLDER
+from slimjax.training.calibrated import read_calibrated
+from slimjax.training.calibrated import write_calibrated
 from slimjax.training.loop import train_and_evaluate
 from slimjax.training.runs import load_run
 
 WIDTHS = (0.2, 0.3125)
 LISTED = (24, 40, 56)
+WANTED = ('0.2', 0.3125, LISTED)
 
 
 def config():
@@ -27,7 +33,7 @@ def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('any_width') / 'run'
   train_and_evaluate(config(), workdir)
   before = load_run(workdir)
-  results = calibrate_run(workdir, ['0.2', 0.3125, LISTED], batch_size=256)
+  results = calibrate_run(workdir, WANTED, batch_size=256)
   return workdir, before, results
 
 
@@ -46,6 +52,44 @@ def test_they_are_scored_and_the_run_knows_them(run):
     jax.tree.map(
       np.testing.assert_array_equal, tree, found['batch_stats'][name]
     )
+
+
+def test_a_command_that_was_stopped_ends_with_the_same_bits(
+  run, tmp_path, monkeypatch, capsys
+):
+  workdir, _, results = run
+  again = tmp_path / 'run'
+  shutil.copytree(workdir, again)
+  (path,) = (again / FOLDER).glob('*.safetensors')
+  step = int(path.stem)
+  whole = read_calibrated(again, step)
+  path.unlink()
+  written = []
+
+  def write_one(*arguments):
+    if written:
+      raise KeyboardInterrupt
+    written.append(True)
+    write_calibrated(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(any_width, '_TOGETHER', 1)
+    patch.setattr(any_width, 'write_calibrated', write_one)
+    with pytest.raises(KeyboardInterrupt):
+      calibrate_run(again, WANTED, batch_size=256)
+  assert len(load_run(again)[1].widths) == 3
+  capsys.readouterr()
+  assert calibrate_run(again, WANTED, batch_size=256) == results
+  said = capsys.readouterr().out
+  assert '1 widths are calibrated already\ncalibrating 2 widths' in said
+  found = read_calibrated(again, step)
+  assert found.about == whole.about
+  jax.tree.map(np.testing.assert_array_equal, found.trees, whole.trees)
+  # From other batches, a width is calibrated anew.
+  calibrate_run(again, ['0.2'], batch_size=128)
+  assert 'calibrating 1 widths' in capsys.readouterr().out
+  found = read_calibrated(again, step)
+  assert found.about['w020']['batch_size'] == 128
 
 
 def test_they_are_exported_and_predict(run, tmp_path):
@@ -87,7 +131,7 @@ def test_what_does_not_fit_is_refused(run, widths, says):
 
 def test_a_damaged_file_is_named(run):
   workdir, _, _ = run
-  (path,) = (workdir / FOLDER).iterdir()
+  (path,) = (workdir / FOLDER).glob('*.safetensors')
   whole = path.read_bytes()
   for damaged in (whole[:-9], whole[:-9] + b'\0' * 9, b'', b'{}' * 20):
     path.write_bytes(damaged)
