@@ -358,7 +358,7 @@ def table(first: str, before: Errors, second: str, after: Errors) -> str:
       change += f' ± {row["standard_error"]:.2f}'
       p = '< 0.001' if row['p'] < 0.001 else f'{row["p"]:.3f}'
     lines.append(
-      f'| {width} | {_spread(before[width])} | {_spread(after[width])}'
+      f'| {width} | {spread(before[width])} | {spread(after[width])}'
       f' | {change} | {p} |'
     )
   return '\n'.join(lines)
@@ -422,7 +422,8 @@ def _deviation(errors: list[float]) -> float:
   return statistics.stdev(errors) if len(errors) > 1 else 0.0
 
 
-def _spread(errors: list[float]) -> str:
+def spread(errors: list[float]) -> str:
+  """Returns mean and deviation, as tables show them."""
   text = f'{statistics.mean(errors):.2f}'
   return text + (f' ± {_deviation(errors):.2f}' if len(errors) > 1 else '')
 

@@ -7,6 +7,7 @@ scored at 16 widths that are evenly spaced over its range.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -24,6 +25,7 @@ from slimjax.training.calibrated import calibrate_on
 from slimjax.training.evaluator import Evaluator
 from slimjax.training.mesh import data_mesh
 from slimjax.training.mesh import replicate
+from slimjax.training.plans import sandwich
 from slimjax.training.runs import build_dataset
 from slimjax.training.runs import build_task
 from slimjax.training.runs import load_run
@@ -33,51 +35,95 @@ from slimjax.variables.slicing import take_width
 from slimjax.widths import switch_name
 
 POINTS = 16
+MODEL = 'resnet14'  # the first to compile
+WIDTHS = (0.125, 0.25, 0.375, 0.5)
+EPOCHS = 60
+# Of summed losses, and of one width alone: see experiments/learning_rate.
+RATE, ALONE_RATE = 0.01, 0.02
+# Programs for random widths: fewer than usual, as they compile for longer than
+# they run here.
+BOUNDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomOnly:
-  """The widest, which teaches, and random widths: no thinnest (an ablation)."""
+  """Random widths alone, neither end of the range in every step (an ablation).
+
+  Attributes:
+    model: the network.
+    widths: the widest alone has a program of its own, which is not run.
+    seed: seed of the run.
+    random: number of widths in a step; default: 4.
+    bounds: widths inside which they run.
+  """
 
   model: SlimNet
   widths: tuple[float, ...]
   seed: int
-  random: int = 3
+  random: int = 4
   bounds: tuple[float, ...] = ()
 
   def __post_init__(self):
-    object.__setattr__(self, 'bounds', self.widths[:1])
+    set_ = functools.partial(object.__setattr__, self)
+    set_('bounds', sandwich(self.model, self.widths, 0, bounds=BOUNDS).bounds)
+    set_('widths', self.widths[:1])
 
   def __call__(self, step):
-    widest, thinnest = self.widths
+    thinnest, widest = self.model.widths
     generator = np.random.Generator(np.random.Philox(key=[self.seed, step]))
     drawn = generator.uniform(thinnest, widest, self.random)
-    return (widest, *sorted(drawn.tolist(), reverse=True))
+    return tuple(sorted(drawn.tolist(), reverse=True))
 
 
-def universal(config, **loss):
-  """Returns a configuration as a US-Net over its range of widths."""
-  low, high = config.model.widths[0], config.model.widths[-1]
-  config.model.widths = (low, high)
+def fixed(experiment, seed, *, widths=WIDTHS):
+  """Returns the configuration of a network of fixed switches."""
+  config = experiment.get(seed)
+  config.model.update(name=MODEL, widths=widths)
+  config.epochs = 2 if experiment.quick else EPOCHS
+  config.eval_every_epochs = config.epochs
+  config.schedule.peak_lr = RATE if len(widths) > 1 else ALONE_RATE
+  return config
+
+
+def universal(experiment, seed, *, distillation=True, plan='sandwich'):
+  """Returns the configuration of a US-Net over the range of the widths."""
+  config = fixed(experiment, seed, widths=(WIDTHS[0], WIDTHS[-1]))
   config.model.shared = ('norm',)
+  config.loss.inplace_distillation = distillation
   with config.unlocked():
-    config.plan = {'name': 'sandwich'}
-  config.loss.inplace_distillation = True
-  config.loss.update(loss)
+    config.plan = {'name': plan}
+    if plan == 'sandwich':
+      config.plan.bounds = BOUNDS
   return config
 
 
-def random_only(config):
-  config = universal(config)
-  with config.unlocked():
-    config.plan = {'name': f'{pathlib.Path(__file__).stem}:RandomOnly'}
-  return config
+def random_only(experiment, seed):
+  """Returns the configuration of `RandomOnly`, which learns from the labels."""
+  plan = f'{pathlib.Path(__file__).stem}:RandomOnly'
+  return universal(experiment, seed, distillation=False, plan=plan)
+
+
+# How a network is trained: the begin of its runs' folders, and what gives its
+# configuration.
+FIXED, SANDWICH = 'fixed switches', 'any width'
+LABELS, RANDOM = 'any width, from labels', 'any width, random only'
+VARIANTS = {
+  FIXED: ('any_width_fixed', fixed),
+  SANDWICH: ('any_width_sandwich', universal),
+  LABELS: (
+    'any_width_labels', functools.partial(universal, distillation=False),
+  ),
+  RANDOM: ('any_width_random', random_only),
+}  # fmt: skip
+AFTER, BEFORE = 'calibrated', 'not calibrated'
 
 
 def score(path: pathlib.Path) -> dict[str, dict[str, float]]:
   """Returns the errors of a run at 16 widths, calibrated and not, by width.
 
-  They are kept in the folder of the run.
+  They are kept in the folder of the run. Fixed switches keep the statistics of
+  their training, all other widths are calibrated. Without that, a width has the
+  statistics of the next wider one that was trained, sliced.
   """
   done = path / 'any_width.json'
   if done.exists():
@@ -91,18 +137,17 @@ def score(path: pathlib.Path) -> dict[str, dict[str, float]]:
     model,
     variables,
     dataset,
-    new,
+    widths if model.shared else new,
     batches=10,
     batch_size=len(dataset.splits['train']),
   )
-  # Otherwise there would be the statistics of the next wider one, sliced.
   sliced = {}
   for width in new:
     wider = min(w for w in model.widths if w > width)
     selected = select(variables, model.switch(wider))
     trees = take_width(model, selected, width=width)
     sliced[switch_name(width)] = trees[STATISTICS]
-  plain = {**calibrated, STATISTICS: {**calibrated[STATISTICS], **sliced}}
+  before = {**calibrated, STATISTICS: {**variables[STATISTICS], **sliced}}
   evaluator = Evaluator(
     model.clone(widths=(*model.widths, *new)),
     task,
@@ -116,7 +161,7 @@ def score(path: pathlib.Path) -> dict[str, dict[str, float]]:
       str(width): scores['top1_error']
       for width, scores in evaluator(replicate(trees, mesh)).items()
     }
-    for name, trees in (('calibrated', calibrated), ('not calibrated', plain))
+    for name, trees in ((AFTER, calibrated), (BEFORE, before))
   }
   files.write_json(done, found)
   return found
@@ -125,46 +170,47 @@ def score(path: pathlib.Path) -> dict[str, dict[str, float]]:
 def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
   sys.path.insert(0, str(experiment.folder))  # RandomOnly is a plan of ours
-  name = experiment.get(0).model.name
-  variants = {
-    'fixed switches': (f'{name}_slimmable', lambda config: config),
-    'any width': (f'{name}_universal', universal),
-    'any width, labels': (
-      f'{name}_universal_labels',
-      lambda config: universal(config, inplace_distillation=False),
-    ),
-    'any width, no thinnest': (f'{name}_universal_random', random_only),
-  }
   errors: dict[str, evidence.Errors] = {}
-  for variant, (folder, change) in variants.items():
+  before: dict[str, evidence.Errors] = {}
+  for variant, (folder, configured) in VARIANTS.items():
     for seed in range(experiment.seeds):
-      config = change(experiment.get(seed))
-      found = score(experiment.train(folder, config))
-      for kind, by_width in found.items():
-        of_kind = errors.setdefault(f'{variant}, {kind}', {})
-        for width, error in by_width.items():
-          of_kind.setdefault(width, []).append(error)
-  shown = {
-    title: of_kind
-    for title, of_kind in errors.items()
-    if title.endswith(', calibrated')
-  }
-  plot(experiment.out / 'errors.png', shown, name)
-  print(table(errors))
+      path = experiment.train(folder, configured(experiment, seed))
+      found = score(path)
+      for kept, kind in ((errors, AFTER), (before, BEFORE)):
+        of_variant = kept.setdefault(variant, {})
+        for width, error in found[kind].items():
+          of_variant.setdefault(width, []).append(error)
+  errors['alone'] = experiment.individual(
+    'any_width',
+    WIDTHS,
+    lambda seed, width: fixed(experiment, seed, widths=(width,)),
+  )
+  experiment.out.mkdir(parents=True, exist_ok=True)
+  plot(experiment.out / 'errors.png', errors)
+  columns = {**errors, f'{SANDWICH}, {BEFORE}': before[SANDWICH]}
+  print(table(columns))
   pairs = (
-    ('any width, calibrated', 'fixed switches, calibrated'),
-    ('any width, labels, calibrated', 'any width, calibrated'),
-    ('any width, no thinnest, calibrated', 'any width, calibrated'),
+    (SANDWICH, FIXED),
+    (SANDWICH, 'alone'),
+    (FIXED, 'alone'),
+    (LABELS, SANDWICH),
+    (RANDOM, LABELS),
   )
-  experiment.write(
-    {
-      'errors': errors,
-      **{
-        f'{after} - {before}': evidence.compare(errors[before], errors[after])
-        for before, after in pairs
-      },
-    }
-  )
+  compared = {
+    f'{one} - {other}': evidence.compare(errors[other], errors[one])
+    for one, other in pairs
+  }
+  for title, rows in compared.items():
+    print(f'{title}: {change(rows["mean"])} over {len(rows) - 1} widths')
+  experiment.write({'errors': errors, BEFORE: before, 'comparisons': compared})
+
+
+def change(row) -> str:
+  """Returns a mean difference in percent in words, with its error and p."""
+  text = f'{row["difference"]:+.2f}'
+  if row['p'] is not None:
+    text += f' ± {row["standard_error"]:.2f}, p = {row["p"]:.3f}'
+  return text
 
 
 def table(errors: dict[str, evidence.Errors]) -> str:
@@ -177,30 +223,28 @@ def table(errors: dict[str, evidence.Errors]) -> str:
   ]
   for width in widths:
     cells = [
-      f'{statistics.mean(errors[t][width]):.2f} ±'
-      f' {statistics.stdev(errors[t][width]):.2f}'
-      for t in titles
+      evidence.spread(errors[title][width]) if width in errors[title] else ''
+      for title in titles
     ]
     lines.append(f'| {width} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines)
 
 
-def plot(
-  path: pathlib.Path, errors: dict[str, evidence.Errors], name: str
-) -> None:
+def plot(path: pathlib.Path, errors: dict[str, evidence.Errors]) -> None:
   """Saves the mean errors over the widths, a line per variant."""
   figure = plots.figure((7, 4.5))
   axes = figure.add_subplot()
   for title, of_one in errors.items():
     widths = [float(width) for width in of_one]
     means = [statistics.mean(values) for values in of_one.values()]
+    alone = title == 'alone'
     axes.plot(
-      widths, means, marker='o', label=title.removesuffix(', calibrated')
+      widths, means, '*' if alone else '.-', zorder=2 + alone, label=title
     )
   axes.set(
     xlabel='width',
     ylabel='test error, %',
-    title=f'{name} on few digits, at widths trained and not',
+    title=f'{MODEL} on few digits, at widths trained and not',
   )
   axes.set_ylim(bottom=0)
   axes.grid(alpha=0.3)
