@@ -18,6 +18,7 @@ MODELS = {
 
 
 def widths(model: str) -> tuple[float, ...]:
+  """Returns the widths of `model`; of AutoSlim's networks their numbers."""
   return tuple(_keys(model)['widths'])
 
 
@@ -53,9 +54,10 @@ def images(batch: int, dtype=np.float32) -> np.ndarray:
 
 
 def logits(model: str) -> dict[float, np.ndarray]:
-  """Returns logits of `images(4)` by width, in evaluation mode."""
+  """Returns logits of `images(4)` by width, of a US-Net of some widths."""
   with np.load(FOLDER / f'{MODELS.get(model, model)}.npz') as file:
-    return {width: file[f'logits/{width}'] for width in widths(model)}
+    found = {width: f'logits/{width}' for width in widths(model)}
+    return {width: file[key] for width, key in found.items() if key in file}
 
 
 def training(model: str) -> dict[str, np.ndarray]:
