@@ -56,7 +56,7 @@ def draw(
       _draw_points(canvas, points, skeleton, least_point, colours[i], line)
   # Names come last: no box or mask hides them.
   texts = [
-    f'{name} {100 * score:.0f} %'
+    f'{name}: {100 * score:.0f} %'
     for name, score in zip(
       detected.names or detected.labels, detected.scores, strict=True
     )

@@ -70,7 +70,8 @@ class Detections:
 
   def text(self, said: Detected) -> str:
     lines = [
-      f'{_name(said, i)} {100 * said.scores[i]:.0f} %' for i in range(len(said))
+      f'{_name(said, i)}: {100 * said.scores[i]:.0f} %'
+      for i in range(len(said))
     ]
     if len(lines) > _LINES:
       lines[_LINES - 1 :] = [f'{len(lines) - _LINES + 1} more']

@@ -85,9 +85,11 @@ class Predictor:
       f'images of {height} x {width} pixels; {self.source}>'
     )
 
-  def __call__(self, images: Any, *, width: Width | None = None) -> Any:
+  def __call__(
+    self, images: Any, *, width: Width | None = None, hw: Any = None
+  ) -> Any:
     """Returns the outputs for arrays of images; see `Network`."""
-    return self.network(images, width=width)
+    return self.network(images, width=width, hw=hw)
 
   def read(self, path: str | os.PathLike) -> np.ndarray:
     """Returns a picture of a file as `predict` takes it, uint8 [h, w, 3].

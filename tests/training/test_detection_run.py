@@ -1,6 +1,10 @@
 """A detector with all heads trains, resumes and is scored like a classifier."""
 
+import dataclasses
 import json
+import re
+import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -15,8 +19,11 @@ from slimjax.analysis.scoring import evaluate
 from slimjax.configs import digits
 from slimjax.data.coco import scenes
 from slimjax.data.record import read_record
+from slimjax.detection import drawing
 from slimjax.detection import rle
+from slimjax.runtime import answers
 from slimjax.runtime.exporting import export_run
+from slimjax.runtime.predictor import Predictor
 from slimjax.training import processes
 from slimjax.training.log import read_metrics
 from slimjax.training.loop import train_and_evaluate
@@ -228,7 +235,27 @@ def test_the_program_draws_and_tells_objects(run, pictures):
   )  # fmt: skip
   _, heads, *rows = done.stdout.splitlines()
   assert heads.split() == ['picture', 'at', '0.125']
-  assert all(row.rstrip().endswith(' %') for row in rows)
+  assert all(re.search(r'\d: \d+ % *$', row) for row in rows)
+
+
+def test_widths_stand_side_by_side_with_what_is_known_of_them(
+  bundle, pictures, tmp_path
+):
+  (entry,) = bundle.network.manifest.widths
+  wider = dataclasses.replace(entry, width=0.5, error=-31.2, latency_ms=8.04)
+  manifest = dataclasses.replace(bundle.network.manifest, widths=(entry, wider))
+  predictor = Predictor(types.SimpleNamespace(manifest=manifest), 'both')
+  (found,) = bundle.predict(pictures[0])
+  titles = []
+  with mock.patch.object(
+    drawing, 'beside', lambda all, said: titles.extend(said) or all[1]
+  ):
+    answer = answers.Answer(str(pictures[0]), {WIDTH: found, 0.5: found})
+    drawn = answers.draw_answers([answer, answer], predictor, tmp_path)
+    assert list(drawn) == [answer] * 2
+  score = manifest.headline.text(entry.error)
+  assert titles[:2] == [f'0.125x: {score}', '0.5x: box AP 31.20 %, 8.0 ms']
+  assert {path.name for path in tmp_path.iterdir()} == {'0.png', '0_2.png'}
 
 
 @pytest.mark.parametrize(
