@@ -10,6 +10,7 @@ from typing import Any
 from typing import Protocol
 
 import jax
+from jax import export as jax_export
 import numpy as np
 
 from slimjax.runtime import batching
@@ -83,6 +84,23 @@ class WidthPrograms:
   shapes: Callable[[], Mapping[str, jax.ShapeDtypeStruct]]
   prepare: Callable[[Any], Any]
   predict: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BySize:
+  """Calls the program for the size of the images that it is given.
+
+  Attributes:
+    programs: programs of `jax.export` by (height, width).
+    place: number of the images among the arguments.
+  """
+
+  programs: Mapping[tuple[int, int], jax_export.Exported]
+  place: int
+
+  def __call__(self, *arguments: Any) -> Any:
+    _, height, width, _ = arguments[self.place].shape
+    return self.programs[height, width].call(*arguments)
 
 
 class Xla:

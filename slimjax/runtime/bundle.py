@@ -230,7 +230,13 @@ def _content_hash(content: Mapping[str, Any]) -> str:
 def _check_files(folder: pathlib.Path, manifest: Manifest) -> None:
   named = {WEIGHTS, SAMPLE}
   for entry in manifest.widths:
-    named |= {p for p in (entry.prepare, entry.predict, entry.onnx) if p}
+    named |= {p for p in (entry.prepare, entry.onnx) if p}
+    if entry.predict is not None:
+      named |= {
+        manifest.program(entry.predict, s) for s in manifest.image_sizes
+      }
+  if manifest.preprocesses:
+    named |= {manifest.program(PREPROCESS, s) for s in manifest.image_sizes}
   for name in sorted(named - manifest.files.keys()):
     raise BundleError(f'{folder}: the manifest has no hash of {name}')
   for name, expected in manifest.files.items():

@@ -84,7 +84,7 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
   if isinstance(decode, OnCanvas):
     return {
       'rule': ON_CANVAS,
-      'canvas': [*decode.canvas],
+      'canvases': [[*canvas] for canvas in decode.canvases],
       'side': decode.side,
       'longest': decode.longest,
       'orientation': 'exif',
@@ -101,6 +101,15 @@ def describe_decode(decode: Decode | None) -> dict[str, Any] | None:
   }
 
 
+def other_sizes(decode: Decode | None) -> tuple[tuple[int, int], ...]:
+  """Returns (height, width) of the images that a rule gives beside the first.
+
+  Args:
+    decode: a rule, such as `describe_decode` takes; None if there is none.
+  """
+  return getattr(decode, 'others', ())
+
+
 def make_decode(rule: Mapping[str, Any] | None) -> Decode | None:
   """Returns the function that `describe_decode` described, or None.
 
@@ -114,8 +123,8 @@ def make_decode(rule: Mapping[str, Any] | None) -> Decode | None:
   if rule is None:
     return None
   if rule['rule'] == ON_CANVAS:
-    height, width = rule['canvas']
-    return OnCanvas((height, width), rule['side'], rule['longest'])
+    first, *others = ((height, width) for height, width in rule['canvases'])
+    return OnCanvas(first, rule['side'], rule['longest'], tuple(others))
   if rule['rule'] == GREY_CROP:
     return GreyCrop(size=rule['size'], inner=rule['inner'])
   if rule['rule'] != CENTRE_CROP:

@@ -58,9 +58,18 @@ class Detections:
     return found
 
   def interpret(self, outputs: Any) -> list[Detected]:
-    """Returns what is detected, in pixels of the canvases."""
-    count = len(outputs['valid'])
-    return self._interpret(outputs, [self._whole(None)] * count)
+    """Returns what is detected, in pixels of the canvas.
+
+    Raises:
+      ValueError: there are several canvases.
+    """
+    sizes = self.network.manifest.image_sizes
+    if len(sizes) > 1:
+      raise ValueError(
+        'outputs do not tell which canvas they are of: give pictures to predict'
+      )
+    whole = _whole(np.zeros((*sizes[0], 3), np.uint8))
+    return self._interpret(outputs, [whole] * len(outputs['valid']))
 
   def of_one(self, said: Sequence[Detected], place: int) -> Detected:
     return said[place]
@@ -84,12 +93,7 @@ class Detections:
           f'a picture must be of the shape [h, w, 3], got {list(image.shape)}'
         )
       return self.rule.place(image)
-    return self._whole(image)
-
-  def _whole(self, image: Any) -> Placed:
-    """Returns a canvas that is a picture entirely."""
-    size = np.array(self.network.manifest.image_size, np.int32)
-    return Placed(image, size, np.ones(2, np.float32), size)
+    return _whole(image)
 
   def _interpret(
     self, outputs: Mapping[str, Any], placed: Sequence[Placed], first: int = 0
@@ -109,6 +113,12 @@ class Detections:
       },
       self.network.manifest.class_names,
     )
+
+
+def _whole(image: np.ndarray) -> Placed:
+  """Returns a canvas that is a picture entirely."""
+  size = np.array(image.shape[:2], np.int32)
+  return Placed(image, size, np.ones(2, np.float32), size)
 
 
 def _name(said: Detected, i: int) -> str:

@@ -1,6 +1,7 @@
 """Checks the images of a request before they reach a program."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 import warnings
 
@@ -67,25 +68,23 @@ class Inputs:
     images = self._checked(images)
     if hw is None:
       return self.whole(images)
-    return images, self._checked_sizes(hw, len(images))
+    return images, self._checked_sizes(hw, images.shape)
 
   def whole(self, images: Any) -> tuple[Any, ...]:
     """Returns what the programs take of images that are pictures entirely."""
     if not self._manifest.detects:
       return (images,)
-    sizes = np.tile(
-      np.array(self._manifest.image_size, np.int32), (len(images), 1)
-    )
-    return images, sizes
+    size = np.array(images.shape[1:3], np.int32)
+    return images, np.tile(size, (len(images), 1))
 
-  def _checked_sizes(self, hw: Any, count: int) -> np.ndarray:
+  def _checked_sizes(self, hw: Any, shape: Sequence[int]) -> np.ndarray:
     if not self._manifest.detects:
       raise ValueError(
         'hw says how much of an image is picture to networks that detect'
         ' objects; this one takes images alone'
       )
     hw = np.asarray(hw)
-    limits = self._manifest.image_size
+    count, *limits, _ = shape
     fits = hw.shape == (count, 2) and np.issubdtype(hw.dtype, np.integer)
     if not fits or (hw < 1).any() or (hw > limits).any():
       raise ValueError(
@@ -97,11 +96,11 @@ class Inputs:
   def _checked(self, images: Any) -> Any:
     if not isinstance(images, (np.ndarray, jax.Array)):
       images = np.asarray(images)
-    height, width = self._manifest.image_size
-    if images.ndim != 4 or images.shape[1:] != (height, width, 3):
+    shapes = [(*size, 3) for size in self._manifest.image_sizes]
+    if images.ndim != 4 or images.shape[1:] not in shapes:
+      wanted = ' or '.join(f'[b, {h}, {w}, {c}]' for h, w, c in shapes)
       raise ValueError(
-        f'images must have the shape [b, {height}, {width}, 3], got'
-        f' {list(images.shape)}'
+        f'images must have the shape {wanted}, got {list(images.shape)}'
       )
     if images.dtype == np.uint8:
       if not self._manifest.preprocesses:

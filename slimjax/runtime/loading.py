@@ -122,7 +122,10 @@ def load(
     [entry.width for entry in entries],
     prepare=prepare,
     batch_sizes=sizes,
-    max_programs=max(max_programs, len(entries) * len(batch_sizes)),
+    max_programs=max(
+      max_programs,
+      len(entries) * len(batch_sizes) * len(manifest.image_sizes),
+    ),
     folder=folder,
   )
   prepare_ahead(network, batch_sizes, weights=prepare == 'load')
@@ -158,9 +161,10 @@ def prepare_ahead(
   """
   dtype = 'uint8' if network.manifest.preprocesses else 'float32'
   jobs = [
-    functools.partial(network.compiled, width, size, dtype)
+    functools.partial(network.compiled, width, batch_size, dtype, size)
     for width in network.widths
-    for size in batch_sizes
+    for batch_size in batch_sizes
+    for size in network.manifest.image_sizes
   ]
   if weights:
     jobs += [functools.partial(network.weights, w) for w in network.widths]

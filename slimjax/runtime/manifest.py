@@ -89,6 +89,8 @@ class Manifest:
       preprocessed (default), or 'uint8'.
     cascade: widths and thresholds of a cascade, see `slimjax.runtime.Cascade`;
       default: None, none were recorded.
+    other_sizes: (height, width) of other images that there are programs for;
+      default: none.
     keypoint_names: names of an object's keypoints; default: empty.
     skeleton: pairs of keypoints, from 0, that a drawing connects; default:
       empty.
@@ -116,6 +118,7 @@ class Manifest:
   measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   onnx_input: str = 'float32'
   cascade: Thresholds | None = None
+  other_sizes: tuple[tuple[int, int], ...] = ()
   keypoint_names: tuple[str, ...] = ()
   skeleton: tuple[tuple[int, int], ...] = ()
   sha256: str = ''
@@ -139,6 +142,20 @@ class Manifest:
   def detects(self) -> bool:
     """Returns whether the network answers with objects in its images."""
     return self.outputs == DETECTIONS
+
+  @property
+  def image_sizes(self) -> tuple[tuple[int, int], ...]:
+    """Returns (height, width) of all images that are taken."""
+    return (self.image_size, *self.other_sizes)
+
+  def program(self, path: str, size: tuple[int, int]) -> str:
+    """Returns the file of a program for images of a size.
+
+    Args:
+      path: file of the program for `image_size`.
+      size: one of `image_sizes`.
+    """
+    return path if size == self.image_size else f'{path}_{size[0]}x{size[1]}'
 
   def check_cascade(self, thresholds: Thresholds) -> None:
     """Raises ValueError unless the network can be run as a cascade."""

@@ -31,8 +31,8 @@ from slimjax.runtime.verifying import verify
 from slimjax.widths import find
 from slimjax.widths import Width
 
-# Width, batch size, and type of images.
-Key = tuple[Width, int, np.dtype]
+# Width, shape and type of images.
+Key = tuple[Width, tuple[int, ...], np.dtype]
 
 
 class Network:
@@ -128,13 +128,13 @@ class Network:
       inputs: images, and what else the programs take of each.
     """
     check_process(self._home, 'the network')
-    count, dtype = len(inputs[0]), np.dtype(inputs[0].dtype)
-    exact = self._programs.ready((width, count, dtype))
+    (count, *size), dtype = inputs[0].shape, np.dtype(inputs[0].dtype)
+    exact = self._programs.ready((width, (count, *size), dtype))
     if exact is not None:
       return exact.call(weights, *inputs)
     chunks, outputs = [], []
-    for chunk in self._chunks(width, count, dtype):
-      program = self._programs.get((width, chunk.size, dtype))
+    for chunk in self._chunks(width, (count, *size), dtype):
+      program = self._programs.get((width, (chunk.size, *size), dtype))
       if chunk.size == count:
         return program.call(weights, *inputs)
       inputs = tuple(map(np.asarray, inputs))
@@ -150,21 +150,22 @@ class Network:
     )
 
   def _chunks(
-    self, width: Width, count: int, dtype: np.dtype
+    self, width: Width, shape: tuple[int, ...], dtype: np.dtype
   ) -> Iterator[batching.Chunk]:
     """Yields the parts of a batch, if possible for programs that exist.
 
     Programs that are lacking are compiled meanwhile, and used for the parts
     that come after they are ready.
     """
-    if self._ready(width, dtype):
+    count, *rest = shape
+    if self._ready(width, rest, dtype):
       wanted = batching.split(count, self._sizes(count))
       for size in {chunk.size for chunk in wanted}:
-        self._programs.start((width, size, dtype))
+        self._programs.start((width, (size, *rest), dtype))
     start = 0
     while True:
       left = count - start
-      sizes = self._ready(width, dtype) or self._sizes(left)
+      sizes = self._ready(width, rest, dtype) or self._sizes(left)
       size = batching.next_size(left, sizes)
       stop = min(start + size, count)
       yield batching.Chunk(start, stop, size)
@@ -172,12 +173,23 @@ class Network:
       if start == count:
         return
 
-  def _ready(self, width: Width, dtype: np.dtype) -> list[int]:
-    """Returns the batch sizes whose programs have been compiled."""
+  def _ready(
+    self, width: Width, rest: Sequence[int], dtype: np.dtype
+  ) -> list[int]:
+    """Returns the batch sizes whose programs have been compiled.
+
+    Args:
+      width: the width.
+      rest: shape of one image.
+      dtype: type of the images.
+    """
     if self._backend.any_batch:
       return []
-    sizes = self.batch_sizes
-    return [size for size in sizes if (width, size, dtype) in self._programs]
+    return [
+      size
+      for size in self.batch_sizes
+      if (width, (size, *rest), dtype) in self._programs
+    ]
 
   def _sizes(self, count: int) -> Sequence[int]:
     """Returns the batch sizes of the programs for a batch."""
@@ -207,25 +219,38 @@ class Network:
     with self._preparing[entry.width]:
       self._weights.pop(entry.width, None)
 
-  def compiled(self, width: Width, batch_size: int, dtype: Any) -> Compiled:
+  def compiled(
+    self,
+    width: Width,
+    batch_size: int,
+    dtype: Any,
+    image_size: tuple[int, int] | None = None,
+  ) -> Compiled:
     """Returns the program that answers batches of a size and type of images.
 
     It is compiled the first time. If the batch is split, all its programs are
     compiled, and the largest is returned.
+
+    Args:
+      width: one of `widths`.
+      batch_size: number of images.
+      dtype: type of the images.
+      image_size: (height, width); default: the manifest's, of several the
+        first.
     """
     check_process(self._home, 'the network')
     entry, dtype = self._entry(width), np.dtype(dtype)
+    rest = (*(image_size or self.manifest.image_size), 3)
     largest, *others = batching.split(batch_size, self._sizes(batch_size))
     for chunk in others:
-      self._programs.get((entry.width, chunk.size, dtype))
-    return self._programs.get((entry.width, largest.size, dtype))
+      self._programs.get((entry.width, (chunk.size, *rest), dtype))
+    return self._programs.get((entry.width, (largest.size, *rest), dtype))
 
   def _compile(self, key: Key) -> Compiled:
-    width, size, dtype = key
-    shape = (size, *self.manifest.image_size, 3)
+    width, shape, dtype = key
     inputs = [jax.ShapeDtypeStruct(shape, dtype)]
     if self.manifest.detects:
-      inputs.append(jax.ShapeDtypeStruct((size, 2), np.int32))
+      inputs.append(jax.ShapeDtypeStruct((shape[0], 2), np.int32))
     return self._backend.compile(self._entries[width], inputs)
 
   def memory(self) -> Memory:

@@ -19,6 +19,7 @@ from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.rules import check_rule
 from slimjax.runtime.rules import parse_rule
+from slimjax.runtime.rules import parse_sizes
 from slimjax.runtime.rules import SIDE
 from slimjax.runtime.thresholds import CONFIDENCES
 from slimjax.runtime.thresholds import Thresholds
@@ -32,6 +33,7 @@ READABLE = (1, 2, 3)
 # Fields that a manifest has only where they say something.
 OPTIONAL: dict[str, Any] = {
   'cascade': None,
+  'other_sizes': (),
   'keypoint_names': (),
   'skeleton': (),
 }
@@ -275,6 +277,7 @@ _MANIFEST: dict[str, checks.Check] = {
   'measured': _measured,
   'onnx_input': functools.partial(checks.choice, allowed=('float32', 'uint8')),
   'cascade': functools.partial(checks.optional, check=_cascade),
+  'other_sizes': parse_sizes,
   'keypoint_names': functools.partial(checks.listed, check=checks.text),
   'skeleton': functools.partial(
     checks.listed,
@@ -329,7 +332,7 @@ def _check_whole(manifest: Manifest, preprocess: str) -> None:
     raise ValueError(f'preprocesses is true, but files has no {preprocess}')
   if manifest.onnx_input == 'uint8' and not manifest.preprocesses:
     raise ValueError("onnx_input is 'uint8', but preprocesses is false")
-  check_rule('decode', manifest.decode, manifest.image_size)
+  check_rule('decode', manifest.decode, manifest.image_sizes)
   classes = manifest.model.get('num_classes')
   names = len(manifest.class_names)
   if manifest.detects and names and classes != names:

@@ -77,12 +77,12 @@ class Predictor:
     shown = [label(width) for width in self.widths]
     if len(shown) > 2 * _FEW:
       shown = [*shown[:_FEW], f'{len(shown) - 2 * _FEW} more', *shown[-_FEW:]]
-    height, width = self.image_size
+    sizes = [f'{h} x {w}' for h, w in self.network.manifest.image_sizes]
     classes = f'{len(self.class_names)} classes, ' if self.class_names else ''
     return (
       f'<{self.network.manifest.model.get("class", "Network")} at widths'
       f' {", ".join(shown)} (default {label(self.default_width)}), {classes}'
-      f'images of {height} x {width} pixels; {self.source}>'
+      f'images of {" or ".join(sizes)} pixels; {self.source}>'
     )
 
   def __call__(

@@ -11,7 +11,7 @@ from typing import Any
 from slimjax import checks
 
 # The centre of the picture; its centre in grey, with a black frame; the whole
-# picture at the top left of a canvas.
+# picture at the top left of the canvas on which it is largest.
 CENTRE_CROP = 'centre_crop'
 GREY_CROP = 'grey_crop'
 ON_CANVAS = 'on_canvas'
@@ -20,6 +20,12 @@ SIDE = 2**16  # the largest side of an image, pixels
 _line = functools.partial(checks.text, most=1000, lines=False)
 _size = functools.partial(checks.whole, least=1, most=SIDE)
 _limit = functools.partial(checks.optional, check=_size)
+# Heights and widths.
+parse_sizes = functools.partial(
+  checks.listed,
+  check=functools.partial(checks.listed, check=_size, least=2, most=2),
+  most=100,
+)
 _RULES: dict[str, dict[str, checks.Check]] = {
   CENTRE_CROP: {
     'rule': _line,
@@ -30,7 +36,7 @@ _RULES: dict[str, dict[str, checks.Check]] = {
   GREY_CROP: {'rule': _line, 'size': _size, 'inner': _size},
   ON_CANVAS: {
     'rule': _line,
-    'canvas': functools.partial(checks.listed, check=_size, least=2, most=2),
+    'canvases': functools.partial(parse_sizes, least=1),
     'side': _limit,
     'longest': _limit,
     'orientation': _line,
@@ -55,12 +61,25 @@ def parse_rule(name: str, value: Any) -> dict[str, Any]:
 
 
 def check_rule(
-  name: str, rule: Mapping[str, Any] | None, image_size: tuple[int, int]
+  name: str,
+  rule: Mapping[str, Any] | None,
+  image_sizes: tuple[tuple[int, int], ...],
 ) -> None:
-  """Raises ValueError unless a rule that is known here gives such images."""
+  """Raises ValueError unless a rule that is known here gives such images.
+
+  Args:
+    name: name of the rule in errors.
+    rule: a rule of `parse_rule`; None if there is none.
+    image_sizes: heights and widths of the images that a network takes.
+  """
   if rule is None or rule['rule'] not in _RULES:
     return
-  key = 'canvas' if rule['rule'] == ON_CANVAS else 'size'
-  size = rule[key]
-  if (size if key == 'canvas' else (size, size)) != image_size:
-    raise ValueError(f'{name}.{key} is {size}, but image_size is {image_size}')
+  given: Any = rule.get('canvases')
+  if given is None:
+    given = ((rule['size'], rule['size']),)
+  if given != image_sizes:
+    shown = ', '.join(f'{height} x {width}' for height, width in given)
+    raise ValueError(
+      f'{name} gives images of {shown} pixels, but image_size is'
+      + ', '.join(f' {height} x {width}' for height, width in image_sizes)
+    )

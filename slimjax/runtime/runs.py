@@ -19,6 +19,7 @@ from slimjax.runtime import batching
 from slimjax.runtime import bundle
 from slimjax.runtime.backends import Xla
 from slimjax.runtime.decoding import describe_decode
+from slimjax.runtime.decoding import other_sizes
 from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.loading import check_options
 from slimjax.runtime.loading import MAX_BATCH
@@ -192,7 +193,10 @@ def run_network(
     chosen,
     prepare=prepare,
     batch_sizes=sizes,
-    max_programs=max(max_programs, len(chosen) * len(batch_sizes)),
+    max_programs=max(
+      max_programs,
+      len(chosen) * len(batch_sizes) * len(manifest.image_sizes),
+    ),
   )
   prepare_ahead(network, batch_sizes, weights=prepare == 'load')
   return network
@@ -223,6 +227,7 @@ def _describe(run, model, programs, device) -> Manifest:
     input_range=measure_range(data.preprocess, size),
     source=run.source,
     headline=describe_headline(run.task.metrics[0]),
+    other_sizes=other_sizes(data.decode),
     keypoint_names=data.keypoint_names,
     skeleton=data.skeleton,
   )

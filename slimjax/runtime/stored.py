@@ -17,6 +17,7 @@ import numpy as np
 
 from slimjax.runtime import bundle
 from slimjax.runtime import forms
+from slimjax.runtime.backends import BySize
 from slimjax.runtime.backends import Preprocess
 from slimjax.runtime.backends import WidthPrograms
 from slimjax.runtime.custom_calls import check_apart
@@ -66,21 +67,36 @@ def read_programs(
       manifest says; the text names the file.
     OSError: a file cannot be read, or the process cannot be started.
   """
-  names = [name for e in entries for name in (e.prepare, e.predict) if name]
+  names = {e.prepare for e in entries if e.prepare}
+  sized = {e.predict for e in entries if e.predict}
   if manifest.preprocesses:
-    names.append(bundle.PREPROCESS)
-  programs = {name: _read(folder / name, manifest) for name in set(names)}
+    sized.add(bundle.PREPROCESS)
+  names |= {manifest.program(n, s) for n in sized for s in manifest.image_sizes}
+  programs = {name: _read(folder / name, manifest) for name in sorted(names)}
   _check_codes(folder, programs, trusted)
-  preprocess = programs.get(bundle.PREPROCESS)
-  if preprocess is not None:
-    _check_preprocess(folder / bundle.PREPROCESS, preprocess, manifest)
+  preprocess = None
+  if manifest.preprocesses:
+    preprocess = _by_size(bundle.PREPROCESS, programs, manifest)
+    for size, program in preprocess.programs.items():
+      path = folder / manifest.program(bundle.PREPROCESS, size)
+      _check_preprocess(path, program, manifest, size)
   return Stored(
     widths={
       entry.width: _width_programs(folder, manifest, entry, programs)
       for entry in entries
     },
-    preprocess=None if preprocess is None else preprocess.call,
+    preprocess=preprocess,
   )
+
+
+def _by_size(
+  path: str,
+  programs: Mapping[str, jax_export.Exported],
+  manifest: Manifest,
+  place: int = 0,
+) -> BySize:
+  found = {s: programs[manifest.program(path, s)] for s in manifest.image_sizes}
+  return BySize(found, place)
 
 
 def _read(path: pathlib.Path, manifest: Manifest) -> jax_export.Exported:
@@ -141,11 +157,15 @@ def _check_codes(
 
 
 def _check_preprocess(
-  path: pathlib.Path, program: jax_export.Exported, manifest: Manifest
+  path: pathlib.Path,
+  program: jax_export.Exported,
+  manifest: Manifest,
+  size: tuple[int, int],
 ) -> None:
   (images,) = _arguments(path, program, 1)
-  _check_images(path, 'takes', images, manifest, np.uint8)
-  _check_images(path, 'gives', _outputs(path, program), manifest, np.float32)
+  _check_images(path, 'takes', images, manifest, size, np.uint8)
+  outputs = _outputs(path, program)
+  _check_images(path, 'gives', outputs, manifest, size, np.float32)
 
 
 def _width_programs(
@@ -159,14 +179,17 @@ def _width_programs(
   assert entry.predict is not None
   weights = folder / bundle.WEIGHTS
   shapes = tensor_shapes(weights, entry.inputs)
-  prepare, predict = programs[entry.prepare], programs[entry.predict]
+  prepare = programs[entry.prepare]
   prepared = _check_prepare(folder / entry.prepare, prepare, entry, shapes)
-  _check_predict(folder / entry.predict, predict, manifest, prepared)
+  predict = _by_size(entry.predict, programs, manifest, place=1)
+  for size, program in predict.programs.items():
+    path = folder / manifest.program(entry.predict, size)
+    _check_predict(path, program, manifest, size, prepared)
   return WidthPrograms(
     read=lambda: read_tensors(weights, entry.inputs),
     shapes=lambda: shapes,
     prepare=prepare.call,
-    predict=predict.call,
+    predict=predict,
   )
 
 
@@ -216,12 +239,13 @@ def _check_predict(
   path: pathlib.Path,
   program: jax_export.Exported,
   manifest: Manifest,
+  size: tuple[int, int],
   prepared: Any,
 ) -> None:
   count = 3 if manifest.detects else 2
   weights, images, *others = _arguments(path, program, count)
   _compare(path, 'takes', weights, prepared, 'its program prepare')
-  _check_images(path, 'takes', images, manifest, np.float32)
+  _check_images(path, 'takes', images, manifest, size, np.float32)
   for hw in others:
     wanted = jax.ShapeDtypeStruct((*images.shape[:1], 2), np.int32)
     if _text(hw) != _text(wanted):
@@ -267,16 +291,19 @@ def _check_logits(
 
 
 def _check_images(
-  path: pathlib.Path, verb: str, found: Any, manifest: Manifest, dtype: Any
+  path: pathlib.Path,
+  verb: str,
+  found: Any,
+  manifest: Manifest,
+  size: tuple[int, int],
+  dtype: Any,
 ) -> None:
   shape: tuple[Any, ...] = getattr(found, 'shape', ())
   fits = len(shape) == 4 and _is_batch(shape[0], manifest)
-  if not fits or (*shape[1:], found.dtype) != (*manifest.image_size, 3, dtype):
-    size = manifest.batch_size or 'b'
-    height, width = manifest.image_size
+  if not fits or (*shape[1:], found.dtype) != (*size, 3, dtype):
     raise BundleError(
       f'{path} {verb} {_text(found)}, but the manifest says images of'
-      f' {np.dtype(dtype)}[{size},{height},{width},3]'
+      f' {np.dtype(dtype)}[{manifest.batch_size or "b"},{size[0]},{size[1]},3]'
     )
 
 

@@ -12,6 +12,7 @@ from jax import export as jax_export
 import jax.numpy as jnp
 
 from slimjax.models.net import SlimNet
+from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.slices import describe_width
 from slimjax.runtime.slices import Predict
@@ -26,8 +27,7 @@ class Form:
 
   Attributes:
     onnx_metadata: entry of a width -> metadata of its ONNX model.
-    detects: whether the programs take how much of each image is picture;
-      default: no.
+    manifest: manifest of the bundle, still without `widths` and `files`.
   """
 
   predict: Predict
@@ -38,7 +38,7 @@ class Form:
   formats: Sequence[str]
   onnx_input: str
   onnx_metadata: Callable[[WidthEntry], Mapping[str, str]]
-  detects: bool = False
+  manifest: Manifest
 
 
 def write_width(
@@ -71,13 +71,14 @@ def write_width(
   if entry.prepare is not None and entry.predict is not None:
     tensors = programs.shapes()
     prepared = jax.eval_shape(programs.prepare, tensors)
-    inputs = [image_shapes('float32', form)]
-    if form.detects:
-      inputs.append(jax.ShapeDtypeStruct((*inputs[0].shape[:1], 2), jnp.int32))
     write_program(folder / entry.prepare, programs.prepare, form, tensors)
-    write_program(
-      folder / entry.predict, programs.predict, form, prepared, *inputs
-    )
+    for size in form.manifest.image_sizes:
+      inputs = [image_shapes('float32', form, size)]
+      if form.manifest.detects:
+        sizes = (*inputs[0].shape[:1], 2)
+        inputs.append(jax.ShapeDtypeStruct(sizes, jnp.int32))
+      path = folder / form.manifest.program(entry.predict, size)
+      write_program(path, programs.predict, form, prepared, *inputs)
   if entry.onnx is not None:
     _write_onnx(folder / entry.onnx, model, variables, entry, form)
   return entry
@@ -114,9 +115,17 @@ def _write_onnx(
   )
 
 
-def image_shapes(dtype: str, form: Form) -> jax.ShapeDtypeStruct:
-  """Returns shape and type of a batch of images; its size may be symbolic."""
-  height, width = form.image_size
+def image_shapes(
+  dtype: str, form: Form, size: tuple[int, int] | None = None
+) -> jax.ShapeDtypeStruct:
+  """Returns shape and type of a batch of images; its size may be symbolic.
+
+  Args:
+    dtype: type of the images.
+    form: options of the bundle.
+    size: (height, width); default: that of the bundle, of several the first.
+  """
+  height, width = size or form.image_size
   shape = f'{form.batch_size or "b"}, {height}, {width}, 3'
   return jax.ShapeDtypeStruct(
     jax_export.symbolic_shape(shape), jnp.dtype(dtype)

@@ -22,6 +22,7 @@ from slimjax.runtime import bundle
 from slimjax.runtime import forms
 from slimjax.runtime import slices
 from slimjax.runtime.decoding import describe_decode
+from slimjax.runtime.decoding import other_sizes
 from slimjax.runtime.inputs import measure_range
 from slimjax.runtime.loading import load
 from slimjax.runtime.manifest import DETECTIONS
@@ -161,6 +162,7 @@ def export(
     source=dict(source or {}),
     onnx_input=onnx_input,
     headline=describe_headline(headline),
+    other_sizes=other_sizes(decode),
     keypoint_names=tuple(keypoint_names),
     skeleton=tuple(skeleton),
   )
@@ -173,7 +175,7 @@ def export(
     formats=formats,
     onnx_input=onnx_input,
     onnx_metadata=lambda entry: onnx_metadata(manifest, entry, preprocess),
-    detects=manifest.detects,
+    manifest=manifest,
   )
 
   draft = out.with_name(out.name + '.draft')
@@ -211,9 +213,9 @@ def _write(folder, model, variables, errors, form, manifest):
     write_width(folder, model, variables, width, form=form, error=error)
     for width, error in errors.items()
   ]
-  if form.preprocess is not None:
-    images = image_shapes('uint8', form)
-    path = folder / bundle.PREPROCESS
+  for size in manifest.image_sizes if form.preprocess else ():
+    images = image_shapes('uint8', form, size)
+    path = folder / manifest.program(bundle.PREPROCESS, size)
     write_program(path, form.preprocess, form, images)
   _save(folder / bundle.WEIGHTS, _tensors(variables, entries))
   return dataclasses.replace(manifest, widths=tuple(entries))

@@ -131,7 +131,7 @@ def test_no_request_waits_for_a_compilation(path, caplog):
 def test_a_large_batch_goes_on_with_what_has_become_ready(path):
   net = runtime.load(path, max_batch=4)
   net._backend = Slow(net._backend, slow=(2, 4))
-  chunks = net._chunks(0.25, 6, np.dtype(np.uint8))
+  chunks = net._chunks(0.25, (6, SIZE, SIZE, 3), np.dtype(np.uint8))
   assert next(chunks) == batching.Chunk(0, 1, 1)
   net._backend.release.set()
   net.compiled(0.25, 6, np.uint8)  # 4 + 2

@@ -94,7 +94,7 @@ def test_a_field_that_cannot_be_is_named(copy, place):
 
 CANVAS = {
   'rule': 'on_canvas',
-  'canvas': [64, 32],
+  'canvases': [[64, 32]],
   'side': None,
   'longest': 90,
   'orientation': 'exif',
@@ -104,8 +104,8 @@ CANVAS = {
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({}, r'decode.canvas is \(64, 32\), but image_size is \(32, 32\)'),
-    ({'canvas': [64]}, 'decode.canvas must have 2 items, got 1'),
+    ({}, 'decode gives images of 64 x 32 pixels, but image_size is 32 x 32'),
+    ({'canvases': [[64]]}, r'decode.canvases\[0\] must have 2 items, got 1'),
     ({'side': 0}, 'decode.side must be a whole number .*, got 0'),
     ({'rule': [1]}, r'decode.rule must be .*, got \[1\]'),
     ({'fill': 0}, "decode.'fill' is not known here"),

@@ -129,16 +129,19 @@ def _resized(picture: np.ndarray, hw: np.ndarray, factor: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class OnCanvas:
-  """Puts any picture onto one canvas, as evaluations see it.
+  """Puts any picture onto a canvas, as evaluations see it.
 
   Attributes:
-    canvas: its height and width.
+    canvas: height and width of the first canvas.
     side, longest: see `Resize`.
+    others: the other canvases; a picture goes where it is largest. Default:
+      none.
   """
 
   canvas: Size
   side: int | None = None
   longest: int | None = None
+  others: tuple[Size, ...] = ()
 
   def __call__(self, encoded: bytes) -> np.ndarray:
     """Decodes a picture, upright; returns its canvas, uint8 [h, w, 3].
@@ -149,5 +152,12 @@ class OnCanvas:
     return self.place(decode_whole(encoded)).image
 
   def place(self, picture: np.ndarray) -> Placed:
-    """Returns a picture, uint8 [h, w, 3] of any size, on the canvas."""
-    return Resize(self.side, self.longest).place(picture, self.canvas)
+    """Returns a picture, uint8 [h, w, 3] of any size, on its canvas."""
+    resize, canvases = Resize(self.side, self.longest), self.canvases
+    (chosen,) = resize.choose(np.array([picture.shape[:2]]), canvases)
+    return resize.place(picture, canvases[chosen])
+
+  @property
+  def canvases(self) -> tuple[Size, ...]:
+    """Returns heights and widths of all canvases, the first one first."""
+    return (self.canvas, *self.others)

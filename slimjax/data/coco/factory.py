@@ -211,7 +211,9 @@ def assemble(
       (('mean', normalisation.mean), ('std', normalisation.std)),
     ),
     preprocess=normalisation,
-    decode=OnCanvas(canvas, rule.side, rule.longest),
+    decode=OnCanvas(
+      canvas, rule.side, rule.longest, others=reading.canvases[1:]
+    ),
     workers=workers,
     max_corrupt=max_corrupt,
     notes=(*notes, *said),
