@@ -5,7 +5,13 @@ import pathlib
 import re
 import zlib
 
+import jax
 import numpy as np
+
+from slimjax.models.net import SlimNet
+from slimjax.variables.format import variable_shapes
+from slimjax.variables.torch_names import load_torch
+from slimjax.variables.torch_names import save_torch
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
 # our name of the model: name of the golden
@@ -22,12 +28,24 @@ def widths(model: str) -> tuple[float, ...]:
   return tuple(_keys(model)['widths'])
 
 
-def weights(model: str, dtype=np.float32) -> dict[str, np.ndarray]:
-  """Returns the checkpoint of `model`, by PyTorch's names."""
+def weights(
+  model: str, dtype=np.float32, only: tuple[float, ...] | None = None
+) -> dict[str, np.ndarray]:
+  """Returns the checkpoint of `model`, by PyTorch's names.
+
+  Args:
+    model: the network.
+    dtype: type of the arrays.
+    only: widths to leave in it, in order; default: all.
+  """
   keys = dict(_keys(model)['keys'])
+  kept = [*map(widths(model).index, widths(model) if only is None else only)]
   low, high = (0.5, 1.5) if 'mobilenet' in model else (0.3, 0.9)
   arrays = {}
   for name, shape in keys.items():
+    switch = re.search(r'(?<=\.bn\.)\d+', name)
+    if switch and int(switch[0]) not in kept:
+      continue
     rng = np.random.RandomState(zlib.crc32(name.encode()))
     if len(shape) == 4:
       fan_in = shape[1] * shape[2] * shape[3]
@@ -42,8 +60,29 @@ def weights(model: str, dtype=np.float32) -> dict[str, np.ndarray]:
       array = rng.uniform(low, high, shape)
     else:
       array = 0.1 * rng.standard_normal(shape)
+    if switch:  # by its place among those that are left
+      place = kept.index(int(switch[0]))
+      name = name[: switch.start()] + str(place) + name[switch.end() :]
     arrays[name] = np.asarray(array, np.float32).astype(dtype)
   return arrays
+
+
+def us_net(model: SlimNet, golden: str) -> dict:
+  """Returns a US-Net's weights in float64, with statistics of (0, 1).
+
+  Args:
+    model: the network, at any widths.
+    golden: name of the golden.
+  """
+  drawn = weights(golden, np.float64, only=())
+  blank = jax.tree.map(lambda x: np.zeros(x.shape), variable_shapes(model))
+  return load_torch(
+    model,
+    {
+      key: drawn[key] if key in drawn else array + key.endswith('_var')
+      for key, array in save_torch(model, blank).items()
+    },
+  )
 
 
 def images(batch: int, dtype=np.float32) -> np.ndarray:

@@ -185,12 +185,13 @@ def _groups(
   like: Width | None,
 ) -> list[_Group]:
   """Returns the programs of some widths."""
-  alone = model.clone(axis_name=None)
+  alone, shared = model.clone(axis_name=None), _shares_norms(variables)
   programs: dict[tuple[Width, Width, bool], list[Width]] = {}
   for width in widths:
     model.channels(width)  # it fits, or an error says why not
     source = _source(model, variables, width, like)
-    masked = width != source and _masks(alone)
+    # Of shared norms, the source is a width like others.
+    masked = (shared or width != source) and _masks(alone)
     key = (source, source if masked else width, masked)
     programs.setdefault(key, []).append(width)
   return [
@@ -217,11 +218,8 @@ def _source(
   model: SlimNet, variables: Variables, width: Width, like: Width | None
 ) -> Width:
   """Returns the width whose norms a width begins with."""
-  shapes = variables.get(NORM, {})
-  shared = SHARED in shapes and not any(
-    tree for switch, tree in shapes.items() if switch != SHARED
-  )
-  if not shared and switch_name(width) in shapes:
+  shared = _shares_norms(variables)
+  if not shared and switch_name(width) in variables.get(NORM, {}):
     return width
   if not shared and like is not None:
     model.switch(like)
@@ -238,6 +236,14 @@ def _source(
       return trained
   raise ValueError(
     f'no trained width is at least as wide as {label(width)} in every layer'
+  )
+
+
+def _shares_norms(variables: Variables) -> bool:
+  """Returns whether all widths share all scales and biases."""
+  trees = variables.get(NORM, {})
+  return SHARED in trees and not any(
+    tree for switch, tree in trees.items() if switch != SHARED
   )
 
 

@@ -16,9 +16,9 @@ import pytest
 import slimjax
 from slimjax.analysis import published
 from slimjax.variables import select
+from slimjax.variables.slicing import cuts
 from slimjax.variables.slicing import describe
 from slimjax.variables.slicing import narrow
-from slimjax.variables.slicing import take_width
 from slimjax.variables.torch_names import load_torch
 from slimjax.variables.torch_names import save_torch
 
@@ -35,13 +35,13 @@ NETS = {
 def network(golden):
   """Returns a model, its variables, and its widths by those of the golden."""
   name, shared, _ = NETS[golden]
-  widths = {width: width for width in goldens.widths(golden)}
+  widths = {width: width for width in goldens.logits(golden)}
   if golden.startswith('autoslim'):
     widths = dict(zip(widths, published.autoslim(name), strict=True))
   model = slimjax.create_model(
     name, num_classes=1000, widths=tuple(widths.values()), shared=shared
   )
-  weights = goldens.weights(golden)
+  weights = goldens.weights(golden, only=tuple(widths))
   variables = load_torch(model, weights)
   back = save_torch(model, variables)
   assert {*back} == {*weights}
@@ -67,14 +67,14 @@ def test_logits_are_the_published_ones(golden):
   assert len(logits) == (7 if golden.startswith('us') else len(widths))
   for key, expected in logits.items():
     width = widths[key]
-    taken = take_width(
-      model, select(variables, model.switch(width)), width=width
-    )
+    selected = select(variables, model.switch(width))
+    selected = traverse_util.flatten_dict(selected)
     rest = {}
-    for path, array in traverse_util.flatten_dict(taken).items():
+    for path, cut in cuts(model, width).items():
       if path[0] != 'params':
-        (most,) = shapes[path].shape
-        rest[path] = np.pad(array, (0, most - len(array)))
+        (used,), (most,) = cut.shape, shapes[path].shape
+        array = np.asarray(selected[path])[:used]
+        rest[path] = np.pad(array, (0, most - used))
     rest = traverse_util.unflatten_dict(rest)
     says = whole(bound, variables['params'], rest, images)
     atol = 1e-4 * np.max(np.abs(expected))

@@ -23,8 +23,6 @@ from slimjax.searching.scoring import Scorer
 from slimjax.searching.trace import Trace
 from slimjax.tasks import Classification
 from slimjax.training.mesh import data_mesh
-from slimjax.variables.torch_names import load_torch
-from slimjax.variables.torch_names import save_torch
 
 RANGES = {'mobilenet_v1': (0.25, 1.0), 'mobilenet_v2': (0.35, 1.0)}
 IMAGE_SIZE = 32
@@ -45,13 +43,7 @@ def us_net(name):
     shared=('norm',),
     dtype=jnp.float64,
   )
-  arrays = save_torch(model, slimjax.init(model, jax.random.key(0)))
-  weights = goldens.weights(f'us_{name}', np.float64)
-  arrays = {
-    key: np.float64(array if 'running' in key else weights[key])
-    for key, array in arrays.items()
-  }
-  return model, load_torch(model, arrays)
+  return model, goldens.us_net(model, f'us_{name}')
 
 
 def images():

@@ -11,7 +11,6 @@ import tiny_net
 
 import slimjax
 from slimjax.variables.calibrating import calibrate
-from slimjax.variables.torch_names import load_torch
 from slimjax.variables.torch_names import save_torch
 from slimjax.widths import switch_name
 
@@ -36,15 +35,11 @@ def calibrated(variance):
   model = slimjax.create_model(
     'mobilenet_v1',
     num_classes=1000,
-    widths=goldens.widths(NAME),
+    widths=(0.25, 1.0),
     dtype=jnp.float64,
     shared=('norm',),
   )
-  variables = load_torch(model, goldens.weights(NAME, np.float64))
-  variables['batch_stats'] = {
-    switch: variables['batch_stats'][switch] for switch in ('w025', 'w100')
-  }
-  model = model.clone(widths=(0.25, 1.0))
+  variables = goldens.us_net(model, NAME)
   images = goldens.images(32, np.float64)
   batches = [images[start : start + 8] for start in range(0, 32, 8)]
   widths = [*map(width_of, CASES)]
