@@ -11,13 +11,12 @@ from absl import flags
 
 from slimjax import cli
 from slimjax import flag_lists
-from slimjax import units
 from slimjax.analysis.any_width import calibrate_missing
 from slimjax.runtime.exporting import export_run
+from slimjax.runtime.exporting import print_manifest
 from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.writer import FORMATS
 from slimjax.runtime.writer import ONNX_INPUTS
-from slimjax.widths import label
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,20 +34,7 @@ def main(argv: Sequence[str]) -> None:
     onnx_input=_ONNX_INPUT.value,
     best=_CHECKPOINT.value == 'best',
   )
-  for entry in manifest.widths:
-    error = ''
-    if entry.error is not None:
-      error = f', {manifest.headline.text(entry.error)}'
-    print(
-      f'{label(entry.width)}: {units.count(entry.macs)} MACs,'
-      f' {units.size(entry.prepared_bytes)} of weights{error}'
-    )
-  size = sum(file['bytes'] for file in manifest.files.values())
-  print(
-    f'{_OUT.value}: {units.size(size)}; the outputs of every width are those'
-    ' of the run'
-  )
-  print(f'sha256 {manifest.sha256}')
+  print_manifest(manifest, _OUT.value)
 
 
 if __name__ == '__main__':

@@ -1,17 +1,20 @@
-"""Writes a run as a bundle, with its validation errors."""
+"""Writes a run as a bundle, with its validation errors, and prints it."""
 
 from collections.abc import Sequence
+import os
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 from slimjax import files
+from slimjax import units
 from slimjax.runtime.manifest import Manifest
 from slimjax.runtime.manifest import PLATFORMS
 from slimjax.runtime.runs import read_run
 from slimjax.runtime.writer import export
 from slimjax.tasks.base import image_size
+from slimjax.widths import label
 from slimjax.widths import Width
 
 
@@ -73,3 +76,21 @@ def export_run(
       formats=formats,
       onnx_input=onnx_input,
     )
+
+
+def print_manifest(manifest: Manifest, out: epath.PathLike) -> None:
+  """Prints what a bundle holds: a line per width, its size, its digest."""
+  for entry in manifest.widths:
+    error = ''
+    if entry.error is not None:
+      error = f', {manifest.headline.text(entry.error)}'
+    print(
+      f'{label(entry.width)}: {units.count(entry.macs)} MACs,'
+      f' {units.size(entry.prepared_bytes)} of weights{error}'
+    )
+  size = sum(file['bytes'] for file in manifest.files.values())
+  print(
+    f'{os.fspath(out)}: {units.size(size)}; the outputs of every width are'
+    ' those of the run'
+  )
+  print(f'sha256 {manifest.sha256}')

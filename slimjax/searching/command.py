@@ -182,11 +182,5 @@ def open_table(
     table = latency.measure(model, image_size=size, say=say)
     table.save(path)
   table.check_model(model, size)
-  check = table.check
-  say(
-    f'latencies of {table.device}, batch {table.batch_size}: wrong by'
-    f' {100 * check["mean_error"]:.0f} % on the mean,'
-    f' {100 * check["worst_error"]:.0f} % at most, on {check["networks"]}'
-    ' networks that the table was not fitted on'
-  )
+  say(f'latencies of {table.device}, batch {table.batch_size}: {table.errors}')
   return table

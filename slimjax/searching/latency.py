@@ -10,7 +10,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import datetime
-import functools
 import json
 from typing import Any
 
@@ -118,6 +117,17 @@ class LatencyTable:
     """Returns a hash of the numbers that predictions depend on."""
     return fingerprint.of([json.dumps(dataclasses.asdict(self)).encode()])
 
+  @property
+  def errors(self) -> str:
+    """Returns how wrong the table is, in words."""
+    if 'mean_error' not in self.check:
+      return 'no network was kept back to tell how wrong they are'
+    return (
+      f'wrong by {100 * self.check["mean_error"]:.0f} % on the mean,'
+      f' {100 * self.check["worst_error"]:.0f} % at most, on'
+      f' {self.check["networks"]} networks that the table was not fitted on'
+    )
+
   def __call__(self, counts: Any) -> np.ndarray:
     """Returns the milliseconds [n] of channels [n, layers]."""
     counts = np.atleast_2d(np.asarray(counts))
@@ -153,8 +163,9 @@ class LatencyTable:
 
   def save(self, path: epath.PathLike) -> None:
     """Writes the table as JSON, whole or not at all."""
-    content = {'schema': SCHEMA, **dataclasses.asdict(self)}
-    files.write_json(path, content, indent=1)
+    files.write_json(
+      path, {'schema': SCHEMA, **dataclasses.asdict(self)}, indent=1
+    )
 
   @classmethod
   def load(cls, path: epath.PathLike) -> 'LatencyTable':
@@ -331,8 +342,9 @@ def _points(
         if layer is None
         else {min(MULTIPLE, full[layer]), full[layer]}
       )
-  spread = functools.partial(_spread, grid=grid)
-  return {g: (spread(i), spread(o)) for g, (i, o) in ranges.items()}
+  return {
+    g: (_spread(i, grid), _spread(o, grid)) for g, (i, o) in ranges.items()
+  }
 
 
 def _spread(ends: set[int], grid: int) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ import pytest
 import tiny_net
 
 from slimjax.searching.command import search_run
+from slimjax.searching.latency import Grid
+from slimjax.searching.latency import LatencyTable
 from slimjax.train import train_and_evaluate
 from slimjax.training.runs import load_run
 from slimjax.variables.profile import profile_model
@@ -49,6 +51,43 @@ def test_a_run_is_searched(supernet, tmp_path, capsys):
   said = capsys.readouterr().out
   assert '200 images of the split held_out' in said
   assert 'less of unit' in said
+
+
+def test_a_table_of_latencies_may_be_carried_here(supernet, tmp_path, capsys):
+  _, model, _, _ = load_run(supernet)
+  every = Grid((8, 64), (8, 64), ((1.0, 4.0), (2.0, 8.0)))
+  table = LatencyTable(
+    model='TinyNet',
+    layers=3,
+    image_size=(32, 32),
+    batch_size=2,
+    device='a telephone',
+    measured='',
+    versions={},
+    grids=(every,),
+    blocks=((0, (0, 1), (1, 1)), (0, (1, 1), (2, 1))),
+    launch_ms=0.5,
+    check={'networks': 5, 'mean_error': 0.07, 'worst_error': 0.21},
+  )
+  table.save(tmp_path / 'table.json')
+  target = 0.7 * float(table([model.full_channels])[0])
+  (found,) = search_run(
+    supernet,
+    tmp_path / 'out',
+    target_ms=(target,),
+    device_table=tmp_path / 'table.json',
+    batch_size=100,
+    images=100,
+  )
+  assert found['predicted_ms'] == pytest.approx(
+    float(table([found['channels']])[0])
+  )
+  assert found['predicted_ms'] <= target
+  assert found['measured_ms'] > 0  # of this device, by the whole network
+  assert (
+    'latencies of a telephone, batch 2: wrong by 7 % on the mean, 21 % at'
+    ' most, on 5 networks'
+  ) in capsys.readouterr().out
 
 
 def test_the_program_says_what_is_wrong(tmp_path):
