@@ -211,6 +211,7 @@ ORDER = (
   'searching.running',
   'searching.arrays',
   'searching.blocks',
+  'searching.grids',
   'searching.latency',
   'searching.progress',
   'searching.results',

@@ -7,7 +7,7 @@ import tiny_net
 import slimjax
 from slimjax.searching import latency
 from slimjax.searching.blocks import blocks_of
-from slimjax.searching.latency import Grid
+from slimjax.searching.grids import Grid
 from slimjax.searching.latency import LatencyTable
 
 MODEL = tiny_net.TinyNet(num_classes=7, widths=(0.125, 0.25))

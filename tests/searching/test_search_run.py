@@ -8,7 +8,7 @@ import pytest
 import tiny_net
 
 from slimjax.searching.command import search_run
-from slimjax.searching.latency import Grid
+from slimjax.searching.grids import Grid
 from slimjax.searching.latency import LatencyTable
 from slimjax.train import train_and_evaluate
 from slimjax.training.runs import load_run
