@@ -6,7 +6,7 @@ net = load('BUNDLE')                                  net(images, width=0.5)
 table = net.benchmark()                               on this device
 controller = Controller(table, budget_ms=5.0)         controller.pick()
 cascade = Cascade(net, thresholds=thresholds)         cascade(images)
-slimjax.load('BUNDLE').predict('three.png')           classes, also of a run
+slimjax.load('BUNDLE').predict('three.png')           classes, or objects
 ```
 
 Only `export` imports the source of models, when it is first used.

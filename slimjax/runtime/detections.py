@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -102,12 +101,13 @@ class Detections:
     outputs = jax.tree.map(np.asarray, outputs)
     # What is not told needs no mask and no keypoints.
     sure = outputs['valid'] & (outputs['scores'] >= self.min_score)
-    stack = functools.partial(np.stack, axis=0)
+    if not placed:
+      return []
     return to_pictures(
       {**outputs, 'valid': sure},
       {
-        'scale': stack([one.scale for one in placed]),
-        'original': stack([one.original for one in placed]),
+        'scale': np.stack([one.scale for one in placed]),
+        'original': np.stack([one.original for one in placed]),
         'image_id': first + np.arange(len(placed)),
         'mask': np.ones(len(placed), bool),
       },

@@ -16,11 +16,13 @@ _CONFIG = 'config.json'  # of a run
 def load(
   source: str | os.PathLike, *, best: bool = False, **options: Any
 ) -> Predictor:
-  """Loads a run or a bundle, to predict the classes of pictures.
+  """Loads a run or a bundle, to predict what is in pictures.
 
   ```
   net = slimjax.load('runs/digits')
   net.predict('three.png', width=0.5)[0][0].name
+  net = slimjax.load('runs/scenes')  # a detector
+  net.predict('scene.png', width=0.5, min_score=0.5)[0].boxes
   ```
 
   Args:

@@ -3,6 +3,8 @@
 import detectors
 import jax
 import numpy as np
+from photos import encoded
+from PIL import Image
 import pytest
 
 import slimjax
@@ -89,6 +91,20 @@ def test_each_picture_goes_onto_its_canvas(network, predictor):
   assert len(one) == expected['valid'].sum() > 1
   boxes = np.asarray(expected['boxes'][0]) / np.tile(placed.scale[::-1], 2)
   np.testing.assert_allclose(one.boxes, boxes[: len(one)], atol=1e-2)
+
+
+def test_a_file_is_read_upright_and_whole(predictor, tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # shown turned by a quarter
+  image = Image.fromarray(np.full((50, 100, 3), 90, np.uint8))
+  path = tmp_path / 'turned.jpg'
+  path.write_bytes(encoded(image, exif=exif))
+  picture = predictor.read(path)
+  assert picture.shape == (100, 50, 3)
+  assert predictor.decode(path.read_bytes()).shape == (100, 50, 3)
+  (of_file,), (of_array,) = predictor.predict(path), predictor.predict(picture)
+  np.testing.assert_array_equal(of_file.boxes, of_array.boxes)
+  assert of_file.boxes[:, 3].max() > 60  # in the turned picture
 
 
 def test_canvases_that_are_given(predictor):
