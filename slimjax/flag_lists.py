@@ -1,5 +1,6 @@
 """Defines flags of the programs that take lists: of widths, of numbers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -57,6 +58,25 @@ def define_numbers(name: str, purpose: str) -> flags.FlagHolder:
     name,
     lambda texts: all(_is_positive(text) for text in texts),
     'numbers above zero are needed, such as 150e6,300e6',
+  )
+  return holder
+
+
+def define_wholes(
+  name: str, default: Sequence[str], purpose: str
+) -> flags.FlagHolder:
+  """Defines a flag that takes whole numbers, such as 1,8; a list of texts.
+
+  Args:
+    name: name of the flag.
+    default: numbers that it has by default.
+    purpose: help of the flag.
+  """
+  holder = flags.DEFINE_list(name, list(default), purpose)
+  flags.register_validator(
+    name,
+    lambda texts: bool(texts) and all(text.isdecimal() for text in texts),
+    'whole numbers are needed, such as 1,8',
   )
   return holder
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import os
 from typing import Any
 
 from etils import epath
@@ -12,6 +13,7 @@ from slimjax import files
 from slimjax.data import workers
 from slimjax.models.net import SlimNet
 from slimjax.runtime.measuring import describe_device
+from slimjax.runtime.runs import read_run
 from slimjax.searching import latency
 from slimjax.searching.costs import macs_of
 from slimjax.searching.costs import params_of
@@ -27,6 +29,7 @@ from slimjax.searching.results import write_nets
 from slimjax.searching.running import chosen_cost
 from slimjax.searching.running import run_search
 from slimjax.searching.supernet import open_supernet
+from slimjax.tasks.base import image_size
 from slimjax.training import processes
 from slimjax.training.compiling import alive
 
@@ -161,6 +164,29 @@ def add_measured(
   )
   for net, ms in zip(nets, times, strict=True):
     net |= {'measured_ms': ms, 'measured_on': describe_device('jax')}
+
+
+def measure_run(
+  workdir: epath.PathLike, out: epath.PathLike, *, batch_size: int = 1
+) -> latency.LatencyTable:
+  """Returns the latencies of the blocks of a run's network, on this device.
+
+  The data of the run are not needed.
+
+  Args:
+    workdir: folder of the run.
+    out: file to write.
+    batch_size: images in a call; default: 1.
+  """
+  run = read_run(workdir)
+  size = image_size(run.task, run.data)
+  model = run.model.clone(axis_name=None)
+  table = latency.measure(
+    model, image_size=size, batch_size=batch_size, say=print
+  )
+  table.save(out)
+  print(f'written: {os.fspath(out)}; its latencies are {table.errors}')
+  return table
 
 
 def open_table(

@@ -87,7 +87,7 @@ class LatencyTable:
   def errors(self) -> str:
     """Returns how wrong the table is, in words."""
     if 'mean_error' not in self.check:
-      return 'no network was kept back to tell how wrong they are'
+      return 'of unknown error, as no network was kept back to tell it'
     return (
       f'wrong by {100 * self.check["mean_error"]:.0f} % on the mean,'
       f' {100 * self.check["worst_error"]:.0f} % at most, on'

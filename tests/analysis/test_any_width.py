@@ -8,6 +8,7 @@ import pytest
 import tiny_net
 
 import slimjax
+from slimjax import runtime
 from slimjax.analysis import any_width
 from slimjax.analysis.any_width import calibrate_missing
 from slimjax.analysis.any_width import calibrate_run
@@ -105,6 +106,12 @@ def test_they_are_exported_and_predict(run, tmp_path):
     predictor = slimjax.load(source)
     (guesses,) = predictor.predict(image, width=LISTED)
     assert len(guesses) == 5
+  # A controller takes them as any width.
+  table = runtime.load(tmp_path / 'bundle').benchmark(rounds=3)
+  table.save(tmp_path / 'table.json')
+  table = runtime.Table.load(tmp_path / 'table.json')
+  assert {row.width for row in table.rows} == {0.125, 0.2, LISTED}
+  assert runtime.Controller(table, budget_ms=1e6).pick() == LISTED
 
 
 def test_those_that_are_missing_are_calibrated_on_the_way(run, capsys):

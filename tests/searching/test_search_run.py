@@ -1,12 +1,15 @@
 """The program: from a supernet to the networks that are trained."""
 
+import functools
 import json
 import subprocess
 import sys
 
+import programs
 import pytest
 import tiny_net
 
+from slimjax.searching import latency
 from slimjax.searching.command import search_run
 from slimjax.searching.grids import Grid
 from slimjax.searching.latency import LatencyTable
@@ -88,6 +91,18 @@ def test_a_table_of_latencies_may_be_carried_here(supernet, tmp_path, capsys):
     'latencies of a telephone, batch 2: wrong by 7 % on the mean, 21 % at'
     ' most, on 5 networks'
   ) in capsys.readouterr().out
+
+
+def test_a_device_is_measured_without_the_data(supernet, tmp_path, monkeypatch):
+  quick = functools.partial(latency.measure, grid=2, nets=4, rounds=1)
+  monkeypatch.setattr(latency, 'measure', quick)
+  done = programs.call(
+    'slimjax.benchmark', supernet, '--blocks', f'--out={tmp_path / "here"}'
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+  assert 'its latencies are wrong by' in done.stdout
+  table = LatencyTable.load(tmp_path / 'here.device_table.json')
+  table.check_model(load_run(supernet)[1], (32, 32))
 
 
 def test_the_program_says_what_is_wrong(tmp_path):
