@@ -74,7 +74,8 @@ def kind_of(
     return Detections(network, rule, 0.0 if min_score is None else min_score)
   if min_score is not None:
     raise ValueError(
-      'min_score is of objects, but this network detects none'
+      'min_score is of objects, but the manifest of this network does not say'
+      ' that it detects any'
       + (': give top' if manifest.outputs == LOGITS else '')
     )
   if manifest.outputs == LOGITS:

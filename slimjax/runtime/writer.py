@@ -128,6 +128,10 @@ def export(
   _check_choice('format', formats, FORMATS)
   _check_choice('platform', platforms, PLATFORMS)
   _check_choice('onnx_input', [onnx_input], ONNX_INPUTS)
+  if outputs == DETECTIONS and batch_size is None:
+    raise ValueError(
+      'the programs of a detector take batches of one size: give batch_size=1'
+    )
   if batch_size is not None:
     checks.whole('batch_size', batch_size, least=1)
   known = {

@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_named(of_bundle, tmp_path):
     of_bundle.predict([np.zeros((32, 32, 3)), np.zeros((16, 16, 3))])
   with pytest.raises(ValueError, match='top must be at least 1, got 0'):
     of_bundle.predict([], top=0)
-  with pytest.raises(ValueError, match='this network detects none: give top'):
+  with pytest.raises(ValueError, match='not say that it detects any: give top'):
     of_bundle.predict([], min_score=0.5)
   with pytest.raises(ValueError, match='is neither a run .* nor a bundle'):
     slimjax.load(tmp_path)

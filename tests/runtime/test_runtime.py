@@ -324,7 +324,13 @@ def test_exports_that_can_not_be(model, variables, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="'detections', got 'boxes'"):
     export(outputs='boxes')
   with pytest.raises(ValueError, match=r'but this network gives output float'):
-    export(outputs='detections', predict=lambda f, batch: f(batch['image']))
+    export(
+      outputs='detections',
+      predict=lambda forward, batch: forward(batch['image']),
+      batch_size=1,
+    )
+  with pytest.raises(ValueError, match='a detector .*: give batch_size=1'):
+    export(outputs='detections')
   pixels = lambda forward, batch: forward(batch['image'])[:, None]
   with pytest.raises(ValueError, match=r'logits are a single array \[b, clas'):
     export(outputs='logits', predict=pixels)

@@ -135,6 +135,8 @@ def test_it_becomes_a_bundle(run, tmp_path):
   assert json.loads(line)['outputs']['share'] == pytest.approx(said['share'][0])
   with pytest.raises(ValueError, match='single output here, but .* ink, share'):
     export_run(folder / 'whole', tmp_path / 'onnx', formats=('onnx',))
+  with pytest.raises(ValueError, match='has no detections to save'):
+    evaluate(workdir=folder / 'whole', save_detections=tmp_path / 'saved')
 
 
 def test_its_network_is_a_correct_slimmable_one():
