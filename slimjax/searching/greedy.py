@@ -45,7 +45,7 @@ def greedy(
       none.
 
   Raises:
-    ValueError: there is no such rule.
+    ValueError: there is no such rule, or a target was not reached.
   """
   if rule not in RULES:
     raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
@@ -98,12 +98,13 @@ def _step(
   """Returns the next step."""
   channels = tuple(last['channels'])
   counts, allowed = problem.slimmed(channels)
+  if not np.any(allowed):
+    raise ValueError(
+      f'the target {problem.text(problem.targets[-1])} was not reached: all'
+      f' units have their fewest channels at {problem.text(last["cost"])}'
+    )
   costs = problem.cost(counts)
   saved = last['cost'] - costs
-  # Where steps of channels save nothing that can be measured they are skipped,
-  # unless none saves anything.
-  worth = allowed & (saved > problem.cost.noise * last['cost'])
-  allowed = worth if np.any(worth) else allowed
   scores = np.full(len(counts), np.inf)
   scores[allowed] = score(counts[allowed])
   ranks = scores

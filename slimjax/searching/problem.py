@@ -40,7 +40,11 @@ class Problem:
   targets: tuple[float, ...]
 
   def slimmed(self, channels: Channels) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what is left when each unit loses a step, and whether it may.
+    """Returns what is left when each unit loses channels, and whether it may.
+
+    A unit loses the fewest of its steps that save more than the noise, one if
+    all cost something. Latencies have stairs, also upwards, where a device is
+    slower at fewer channels. Where no unit can save, each loses one step.
 
     Returns:
       Channels int32 [units, layers], those that may not as they were; and bool
@@ -48,13 +52,23 @@ class Problem:
     """
     counts = np.tile(np.asarray(channels, np.int32), (len(self.units), 1))
     allowed = np.zeros(len(self.units), bool)
+    single = counts.copy()
+    (now,) = self.cost([channels])
     for row, (places, step) in enumerate(
       zip(self.units, self.steps, strict=True)
     ):
-      left = channels[places[0]] - step
-      if left >= self.minimum:
-        counts[row, [*places]] = left
+      left = np.arange(channels[places[0]] - step, self.minimum - 1, -step)
+      if not len(left):
+        continue
+      options = np.tile(counts[row], (len(left), 1))
+      options[:, [*places]] = left[:, None]
+      single[row] = options[0]
+      saving = now - self.cost(options) > self.cost.noise * now
+      if np.any(saving):
+        counts[row] = options[np.argmax(saving)]
         allowed[row] = True
+    if not np.any(allowed):
+      return single, np.any(single != counts, axis=1)
     return counts, allowed
 
   def thinnest(self) -> Channels:

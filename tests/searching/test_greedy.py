@@ -134,6 +134,27 @@ def test_a_step_that_saves_nothing_is_skipped():
   assert {step['chosen'] for step in steps[1:]} == {'unit1'}
 
 
+def test_stairs_upwards_are_passed_over():
+  class Uneven:
+    """Latency of a device that is slow at 56 and 40 channels of the stem."""
+
+    unit, noise = 'ms', 0.01
+
+    def __call__(self, counts):
+      stem = np.asarray(counts)[:, 0]
+      return stem / 10 + 5.0 * np.isin(stem, (56, 40))
+
+  steps = []
+  found = greedy(
+    make_problem(MODEL, Uneven(), [5.0, 3.5]),
+    score,
+    Trace(None, {}),
+    on_step=steps.append,
+  )
+  assert [step['channels'][0] for step in steps] == [64, 48, 32]
+  assert [one.channels[0] for one in found] == [48, 32]
+
+
 def test_units_steps_and_names():
   made = problem(step={'unit1': 32}, keep=['unit2'])
   assert (made.names, made.steps) == (('stem', 'unit1'), (8, 32))
