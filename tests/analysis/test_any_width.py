@@ -1,9 +1,11 @@
 """A run that was trained at two widths answers at others, too."""
 
+import json
 import shutil
 
 import jax
 import numpy as np
+import programs
 import pytest
 import tiny_net
 
@@ -19,6 +21,7 @@ from slimjax.training.calibrated import read_calibrated
 from slimjax.training.calibrated import write_calibrated
 from slimjax.training.loop import train_and_evaluate
 from slimjax.training.runs import load_run
+from slimjax.widths import label
 
 WIDTHS = (0.2, 0.3125)
 LISTED = (24, 40, 56)
@@ -91,6 +94,24 @@ def test_a_command_that_was_stopped_ends_with_the_same_bits(
   assert 'calibrating 1 widths' in capsys.readouterr().out
   found = read_calibrated(again, step)
   assert found.about['w020']['batch_size'] == 128
+
+
+def test_programs_take_them_by_a_file_of_networks(run, tmp_path):
+  workdir, _, _ = run
+  nets = {'nets': [{'name': '80k', 'channels': LISTED}]}
+  (tmp_path / 'nets.json').write_text(json.dumps(nets))
+  widths = f'--widths=0.2,@{tmp_path / "nets.json"}:80k'
+  for program, *options in (
+    ('calibrate', '--batch_size=256'),
+    ('evaluate',),
+    ('evaluate', '--calibrate'),
+  ):
+    done = programs.call(
+      f'slimjax.{program}', f'--workdir={workdir}', widths, *options
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    assert label(LISTED) in done.stdout
+    assert 'calibrating' not in done.stdout
 
 
 def test_they_are_exported_and_predict(run, tmp_path):
