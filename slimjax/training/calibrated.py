@@ -138,7 +138,8 @@ def read_calibrated(workdir: epath.Path, step: int) -> Calibrated:
   Raises:
     ValueError: their file is damaged; it can be deleted, and made again.
   """
-  import safetensors
+  from safetensors import SafetensorError
+  from safetensors.numpy import load
 
   path = _path(workdir, step)
   if not path.exists():
@@ -149,11 +150,11 @@ def read_calibrated(workdir: epath.Path, step: int) -> Calibrated:
     f' python -m slimjax.calibrate --workdir={workdir} --widths=...'
   )
   try:
-    arrays = safetensors.numpy.load(content)
+    arrays = load(content)
     length = int.from_bytes(content[:8], 'little')
     metadata = json.loads(content[8 : 8 + length])['__metadata__']
     text, digest = metadata[_ABOUT], metadata['fingerprint']
-  except (safetensors.SafetensorError, ValueError, KeyError) as error:
+  except (SafetensorError, ValueError, KeyError) as error:
     raise wrong from error
   if digest != _digest(text, arrays):
     raise wrong
