@@ -32,6 +32,12 @@ gc.set_threshold(100_000, 50, 50)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+def pytest_collection_finish():
+  """Leaves what all imports have made out of the search for garbage."""
+  gc.collect()
+  gc.freeze()
+
+
 @pytest.fixture(scope='module', autouse=True)
 def small_heap():
   """Forgets what a module has traced and compiled, which burdens the next."""
