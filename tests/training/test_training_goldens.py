@@ -2,6 +2,12 @@
 
 Everything is float64: gradients through a network this deep agree to ten digits
 or one of the two is wrong, which float32 could not tell.
+
+MobileNet v2, whose last norm all widths share, runs whole. The thinnest width
+of the others runs alone: its loss, and the gradients of its own norms, which
+are those of every layer above them. That widths are summed as they should be
+depends on no family (test_steps.py, test_us_goldens.py); `pytest -m complete`
+runs all families whole.
 """
 
 import dataclasses
@@ -29,9 +35,15 @@ from slimjax.variables.torch_names import save_torch
 pytestmark = pytest.mark.usefixtures('x64')
 # A bias that the next norm takes away has a gradient of zero but for rounding.
 ROUNDING = 1e-11
-CASES = [(name, step) for name in goldens.MODELS for step in (0, 1)]
 # The published MobileNet v2 has one last norm for all switches.
-SHARED = {'mobilenet_v2': SHARED_TAIL}
+WHOLE = 'mobilenet_v2'
+SHARED = {WHOLE: SHARED_TAIL}
+OTHERS = [name for name in goldens.MODELS if name != WHOLE]
+whole = pytest.mark.parametrize(
+  'name',
+  [WHOLE, *(pytest.param(n, marks=pytest.mark.complete) for n in OTHERS)],
+)
+both_steps = pytest.mark.parametrize('step', [0, 1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +92,11 @@ class Run:
     losses: losses of each step, by width.
     gradients: gradients of each step, by PyTorch's name.
     state: variables after both, by PyTorch's name.
-    thinnest: gradient of `params` at the thinnest width alone, by path.
   """
 
   losses: list[dict[float, float]]
   gradients: list[dict[str, Summary]]
   state: dict[str, Summary]
-  thinnest: dict[tuple[str, ...], Idle]
 
 
 def recorder():
@@ -97,14 +107,12 @@ def recorder():
   )
 
 
-# One compilation for all tests of a family.
-@functools.cache
-def run(name):
-  widths = goldens.widths(name)
+def begin(name):
+  """Returns the model, the step, its optimiser, the variables and a batch."""
   model = slimjax.create_model(
     name,
     num_classes=1000,
-    widths=widths,
+    widths=goldens.widths(name),
     dtype=jnp.float64,
     shared=SHARED.get(name, ()),
   )
@@ -117,18 +125,25 @@ def run(name):
     'label': (7 * np.arange(8) % 1000).astype(np.int32),
   }
   batch = placing.shard(batch, mesh)
-  state = placing.replicate(TrainState.create(variables, optimizer), mesh)
+  variables = placing.replicate(variables, mesh)
   step = steps.make_train_step(
     model, Classification(), optimizer, schedule, mesh
   )
-  step = step.compile(state, batch)
+  return model, step, optimizer, variables, batch
 
-  thinnest = gradient_of_thinnest(model, step, state, batch)
+
+# One compilation for all tests of a family.
+@functools.cache
+def run(name):
+  model, step, optimizer, variables, batch = begin(name)
+  state = TrainState.create(variables, optimizer)
+  state = placing.replicate(state, placing.data_mesh(jax.devices()[:1]))
+  step = step.compile(state, batch)
   losses, gradients = [], []
   for _ in range(2):
     state, metrics = step(state, batch)
     loss = {}
-    for width in widths:
+    for width in model.widths:
       total, count = metrics['widths'][model.switch(width)]['loss']
       loss[width] = float(total / count)
     losses.append(loss)
@@ -139,7 +154,7 @@ def run(name):
     }
     gradient = by_torch_name(model, gradient)
     gradients.append({n: g for n, g in gradient.items() if 'running' not in n})
-  return Run(losses, gradients, by_torch_name(model, state.variables), thinnest)
+  return Run(losses, gradients, by_torch_name(model, state.variables))
 
 
 def by_torch_name(model, variables):
@@ -147,40 +162,8 @@ def by_torch_name(model, variables):
   return {name: Summary.of(array) for name, array in arrays.items()}
 
 
-def gradient_of_thinnest(model, step, state, batch):
-  width = model.ordered_widths[0]
-  switch = model.switch(width)
-  # The program adds to what the wider ones left: to nothing, here.
-  nothing = {
-    'gradients': {
-      'params': jax.tree.map(jnp.zeros_like, state.variables['params'])
-    },
-    'states': {},
-  }
-  for kind, collection in (('gradients', 'norm'), ('states', 'batch_stats')):
-    shared = state.variables[collection].get('shared')
-    if shared is not None:
-      nothing[kind][collection] = jax.tree.map(jnp.copy, shared)
-  nothing = jax.tree.map(lambda x: x[None], nothing)
-  nothing = jax.device_put(nothing, batch['image'].sharding)
-  selected = select(state.variables, switch)
-  carry, _ = step.gradient[switch](
-    selected, batch, step.key, {'shared': nothing}
-  )
-  index = jax.tree.map(
-    lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape),
-    state.variables['params'],
-  )
-  numbered = {**state.variables, 'params': index}
-  _, taken = slimjax.extract(model, numbered, width=width)
-  gradient = jax.device_get(carry['shared']['gradients']['params'])
-  gradient = traverse_util.flatten_dict(gradient)
-  taken = traverse_util.flatten_dict(jax.device_get(taken['params']))
-  assert gradient.keys() == taken.keys()
-  return {path: Idle.of(gradient[path], taken[path]) for path in gradient}
-
-
-@pytest.mark.parametrize('name, step', CASES)
+@whole
+@both_steps
 def test_losses(name, step):
   golden = goldens.training(name)
   for width, loss in run(name).losses[step].items():
@@ -188,7 +171,8 @@ def test_losses(name, step):
     assert loss == pytest.approx(expected, rel=1e-10, abs=0), width
 
 
-@pytest.mark.parametrize('name, step', CASES)
+@whole
+@both_steps
 def test_gradients(name, step):
   golden = goldens.training(name)
   gradients = run(name).gradients[step]
@@ -197,33 +181,18 @@ def test_gradients(name, step):
   assert_as_published(gradients, norms, 1e-9)
   if step == 0:
     heads = dict(zip(names, golden['step0/grad_head'], strict=True))
-    # Stored in float32.
-    for tensor, expected in heads.items():
-      np.testing.assert_allclose(
-        gradients[tensor].head,
-        expected,
-        rtol=1e-6,
-        atol=1e-7 * norms[tensor] + ROUNDING,
-        err_msg=tensor,
-      )
+    assert_heads(gradients, heads, norms)
 
 
-@pytest.mark.parametrize('name', goldens.MODELS)
+@whole
 def test_state_after_two_steps(name):
   golden = goldens.training(name)
   state = run(name).state
   names = [str(n) for n in golden['state_names']]
   norms = dict(zip(names, golden['after2/norm'], strict=True))
   assert_as_published(state, norms, 1e-9)
-  # Stored in float32.
-  for tensor, expected in zip(names, golden['after2/head'], strict=True):
-    np.testing.assert_allclose(
-      state[tensor].head,
-      expected,
-      rtol=1e-6,
-      atol=1e-7 * norms[tensor],
-      err_msg=tensor,
-    )
+  heads = dict(zip(names, golden['after2/head'], strict=True))
+  assert_heads(state, heads, norms)
 
 
 def assert_as_published(actual, norms, tolerance):
@@ -234,9 +203,63 @@ def assert_as_published(actual, norms, tolerance):
     assert error < tolerance * expected + ROUNDING, tensor
 
 
-@pytest.mark.parametrize('name', goldens.MODELS)
-def test_idle_channels_have_no_gradient(name):
-  entries = run(name).thinnest
+def assert_heads(actual, heads, norms):
+  """Asserts the first values of every tensor, which are stored in float32."""
+  for tensor, summary in actual.items():
+    np.testing.assert_allclose(
+      summary.head,
+      heads[tensor],
+      rtol=1e-6,
+      atol=1e-7 * norms[tensor] + ROUNDING,
+      err_msg=tensor,
+    )
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_the_thinnest_width_alone(name):
+  """Channels that it does not use have no gradient."""
+  golden = goldens.training(name)
+  model, step, _, variables, batch = begin(name)
+  width = model.ordered_widths[0]
+  switch = model.switch(width)
+  selected = select(variables, switch)
+  carry, private = step.gradient[switch](selected, batch, step.key, {})
+  total, count = private['metrics']['loss']
+  expected = float(golden[f'step0/loss/{width}'])
+  assert float(total[0] / count[0]) == pytest.approx(expected, rel=1e-10, abs=0)
+
+  # Of the norms of all widths, for save_torch, those of the thinnest count.
+  gradient = {
+    'params': variables['params'],
+    'norm': {
+      **variables['norm'],
+      switch: jax.tree.map(lambda x: x[0], private['gradients']['norm']),
+    },
+    'batch_stats': variables['batch_stats'],
+  }
+  own = f'.bn.{model.widths.index(width)}.'
+  gradients = {
+    n: g
+    for n, g in by_torch_name(model, gradient).items()
+    if own in n and 'running' not in n
+  }
+  names = [str(n) for n in golden['param_names']]
+  norms = dict(zip(names, golden['step0/grad_norm'], strict=True))
+  assert_as_published(gradients, {n: norms[n] for n in names if own in n}, 1e-9)
+  assert len(gradients) > 50
+  heads = dict(zip(names, golden['step0/grad_head'], strict=True))
+  assert_heads(gradients, heads, norms)
+
+  index = jax.tree.map(
+    lambda x: np.arange(x.size).reshape(x.shape), variables['params']
+  )
+  numbered = {**variables, 'params': index}
+  _, taken = slimjax.extract(model, numbered, width=width)
+  found = jax.device_get(carry['shared']['gradients']['params'])
+  found = traverse_util.flatten_dict(found)
+  taken = traverse_util.flatten_dict(jax.device_get(taken['params']))
+  assert found.keys() == taken.keys()
+  entries = {path: Idle.of(found[path], taken[path]) for path in found}
   for path, entry in entries.items():
     assert entry.moved == 0, path
     # A few are zero, those of a unit that is dead in all images.
