@@ -1,11 +1,13 @@
-"""Errors in the configuration come before anything is written."""
+"""Errors in the configuration come before anything is written or changed."""
 
 import math
 
 import pytest
 from tiny_net import get_config
 
+from slimjax.data import digits
 from slimjax.train import train_and_evaluate
+from slimjax.training.session import claim
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,20 @@ def test_missing_keys_are_named(key, tmp_path):
   with pytest.raises(ValueError, match=f'config.{key} is missing'):
     train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_unreadable_images_may_be_allowed_later(tmp_path):
+  def config(most, **data):
+    data = {'name': 'imagenet2012', 'max_corrupt': most, **data}
+    return get_config(data=data)
+
+  dataset = digits.create()
+  claim(tmp_path, config(10), dataset)
+  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+  assert claim(tmp_path, config(20), dataset) == [
+    'config.data.max_corrupt: 10 before, 20 now'
+  ]
+  moved = config(20, data_dir='/elsewhere')
+  assert claim(tmp_path, moved, dataset) == []
+  with pytest.raises(ValueError, match='data.image_size: 224 before, 32 now'):
+    claim(tmp_path, config(20, image_size=32), dataset)

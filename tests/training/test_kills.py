@@ -11,6 +11,9 @@ import sys
 import time
 
 import ends
+from held import held
+from held import held_in_step
+from held import is_held
 from places import ROOT
 from tiny_net import NAME
 from tiny_net import RUN_MODULE
@@ -30,35 +33,6 @@ ARGUMENTS = (
   '--config.schedule.warmup_epochs=0.5',
   '--config.schedule.peak_lr=0.1',
 )
-
-
-def _held(name, when):
-  """Arguments of a python that runs a module and waits in a call, for a file.
-
-  Args:
-    name: name of the method, below slimjax.training.
-    when: expression of its arguments `a` and the number `n` of the call.
-  """
-  code = f"""
-import itertools, pathlib, sys, time
-from slimjax.training import evaluator, progress
-was, numbers = {name}, itertools.count(1)
-def held(*a):
-  n = next(numbers)
-  if {when}:
-    print('held', flush=True)
-    workdir, = [x.split('=')[1] for x in sys.argv if x.startswith('--workdir=')]
-    while not pathlib.Path(workdir + '.go').exists():
-      time.sleep(0.01)
-  return was(*a)
-{name} = held
-{RUN_MODULE}
-"""
-  return '-c', code
-
-
-def _held_in_step(step):
-  return _held('progress.Progress.step', f'a[1] == {step}')
 
 
 def _environment():
@@ -91,10 +65,6 @@ def _start(workdir, *, shell=(), python=('-c', RUN_MODULE)):
   return process, output
 
 
-def _is_held(output):
-  return 'held\n' in output.read_text()
-
-
 def _run(workdir, **options):
   """Returns exit status and output of a process that ends on its own."""
   process, output = _start(workdir, **options)
@@ -115,7 +85,7 @@ def test_a_run_killed_stopped_and_out_of_disk_ends_the_same(tmp_path):
   drafts = lambda: [*(workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')]
 
   # Killed while the first checkpoint is written: the next steps do not wait.
-  process, output = _start(workdir, python=_held_in_step(STEPS + 2))
+  process, output = _start(workdir, python=held_in_step(STEPS + 2))
   _when(lambda: drafts() or ends.saved(workdir), process, output)
   process.kill()
   assert process.wait() == -signal.SIGKILL
@@ -123,11 +93,11 @@ def test_a_run_killed_stopped_and_out_of_disk_ends_the_same(tmp_path):
   assert left == [] or not drafts()
 
   # SIGTERM in the second epoch.
-  process, output = _start(workdir, python=_held_in_step(2 * STEPS - 4))
-  _when(lambda: _is_held(output), process, output)
+  process, output = _start(workdir, python=held_in_step(2 * STEPS - 4))
+  _when(lambda: is_held(output), process, output)
   process.terminate()
   workdir.with_name('run.go').touch()
-  assert process.wait(timeout=60) == 0, output.read_text()
+  assert process.wait(timeout=300) == 0, output.read_text()
   assert ('resuming' in output.read_text()) == bool(left)
   stopped = ends.saved(workdir)[-1]
   assert STEPS < stopped < 2 * STEPS
@@ -154,9 +124,9 @@ def test_a_run_killed_stopped_and_out_of_disk_ends_the_same(tmp_path):
 
   # Killed in the last evaluation, when the last line of the training is
   # written: what was logged since the checkpoint is trained again.
-  python = _held('evaluator.Evaluator.totals', 'n == 2')
+  python = held('evaluator.Evaluator.totals', 'n == 2')
   process, output = _start(workdir, python=python)
-  _when(lambda: _is_held(output), process, output)
+  _when(lambda: is_held(output), process, output)
   _when(lambda: 2 * STEPS in ends.saved(workdir), process, output)
   process.kill()
   process.wait()

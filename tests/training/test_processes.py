@@ -10,6 +10,8 @@ import sys
 import time
 
 import ends
+from held import held_in_step
+from held import is_held
 from places import ROOT
 import pytest
 from tiny_net import get_config
@@ -43,9 +45,17 @@ def _free_port():
 
 
 @contextlib.contextmanager
-def _started(workdir, processes, *, devices=1):
-  """Starts processes; returns them, and the files of what they say."""
+def _started(workdir, processes, *, devices=1, hold_last=None):
+  """Starts processes; returns them, and the files of what they say.
+
+  Args:
+    workdir: folder of the run, or one per process.
+    processes: how many.
+    devices: devices of each.
+    hold_last: step after which the last process waits; default: none.
+  """
   port = _free_port()
+  python = held_in_step(hold_last) if hold_last else ('-c', RUN_MODULE)
   workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
   started, outputs = [], []
   for index, workdir in enumerate(workdirs):
@@ -61,8 +71,7 @@ def _started(workdir, processes, *, devices=1):
         subprocess.Popen(
           [
             sys.executable,
-            '-c',
-            RUN_MODULE,
+            *(python if index == processes - 1 else ('-c', RUN_MODULE)),
             'slimjax.train',
             *ARGUMENTS,
             f'--workdir={workdir}',
@@ -124,33 +133,29 @@ def _assert_same_run(workdir, reference):
   assert one['examples'] == other['examples'] == 360
 
 
-def _trained_until(workdir, step):
-  """Returns whether a step is logged, and the epoch before it saved."""
-  lines = read_metrics(workdir)
-  return bool(ends.saved(workdir) and lines and lines[-1]['step'] >= step)
+def test_processes_train_as_one_and_then_one_process_does(tmp_path, capsys):
+  """A lost process stops the other; SIGTERM to one of them saves on all.
 
-
-def test_two_processes_then_four_then_one_train_as_one(tmp_path, capsys):
-  """A lost process stops the other; SIGTERM to one of four saves on all."""
+  Of four devices, then of two, then of four.
+  """
   workdir = tmp_path / 'run'
-  with _started(workdir, 2, devices=2) as (started, outputs):
-    # In the second epoch.
-    _when(lambda: _trained_until(workdir, STEPS + 2), started, outputs)
+  second, third = STEPS + 2, 2 * STEPS + 2  # steps in these epochs
+  with _started(workdir, 2, devices=2, hold_last=second) as (started, outputs):
+    _when(lambda: is_held(outputs[1]), started, outputs)
+    _when(lambda: ends.saved(workdir), started, outputs)
     started[1].kill()
-    begin = time.monotonic()
-    states = [process.wait(timeout=150) for process in started]
-    assert time.monotonic() - begin < 120
+    states = [process.wait(timeout=240) for process in started]
   assert states[1] == -signal.SIGKILL
   assert states[0] not in (0, -signal.SIGKILL)
   assert ends.saved(workdir) == [STEPS]
 
-  with _started(workdir, 4) as (started, outputs):
-    # In the third.
-    _when(lambda: _trained_until(workdir, 2 * STEPS + 2), started, outputs)
-    started[2].send_signal(signal.SIGTERM)
-    states = [process.wait(timeout=120) for process in started]
+  with _started(workdir, 2, hold_last=third) as (started, outputs):
+    _when(lambda: is_held(outputs[1]), started, outputs)
+    started[1].send_signal(signal.SIGTERM)
+    workdir.with_name('run.go').touch()
+    states = [process.wait(timeout=240) for process in started]
     texts = [output.read_text() for output in outputs]
-  assert states == [0] * 4, texts
+  assert states == [0, 0], texts
   assert f'resuming from the checkpoint of step {STEPS}' in texts[0]
   stopped = ends.saved(workdir)[-1]
   assert 2 * STEPS < stopped < EPOCHS * STEPS, texts
@@ -172,7 +177,7 @@ def test_what_is_wrong_on_one_host_stops_all(tmp_path):
   """The second sees another folder."""
   folders = [tmp_path / 'of_host_0', tmp_path / 'of_host_1']
   with _started(folders, 2) as (started, outputs):
-    states = [process.wait(timeout=120) for process in started]
+    states = [process.wait(timeout=240) for process in started]
     texts = [output.read_text() for output in outputs]
   assert all(state != 0 for state in states), texts
   assert 'must be on storage that all hosts share' in texts[1]

@@ -1,6 +1,5 @@
 """A run in this process: what it writes, what it refuses, when it stops."""
 
-import collections
 import json
 import math
 import os
@@ -10,6 +9,7 @@ import signal
 import struct
 import types
 
+from compilations import Compilations
 import ends
 import jax
 import numpy as np
@@ -38,46 +38,10 @@ from slimjax.training.mesh import data_mesh
 from slimjax.training.mesh import replicate
 from slimjax.training.progress import Progress
 from slimjax.training.runs import load_run
-from slimjax.training.session import claim
 from slimjax.variables.profile import profile_model
 from slimjax.widths import switch_name
 
 WIDTHS = (0.125, 0.25)
-
-
-class Compilations:
-  """Counts the programs that this process has compiled.
-
-  Attributes:
-    counts: how many they were before and after each call of a function.
-  """
-
-  def __init__(self, patch, **functions):
-    """
-    Args:
-      patch: a `pytest.MonkeyPatch`.
-      **functions: (class, name of a method) by the key of its count.
-    """
-    self.counts = collections.defaultdict(list)
-    self._compiled = 0
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
-    for key, (owner, name) in functions.items():
-      patch.setattr(owner, name, self._counting(key, getattr(owner, name)))
-
-  def _listen(self, event, *_, **__):
-    self._compiled += event.endswith('backend_compile_duration')
-
-  def _counting(self, key, function):
-    def call(*args, **kwargs):
-      self.counts[key].append(self._compiled)
-      result = function(*args, **kwargs)
-      self.counts[key].append(self._compiled)
-      return result
-
-    return call
-
-  def close(self):
-    jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
 @pytest.fixture(scope='module')
@@ -430,20 +394,3 @@ def test_some_values_may_change_when_a_run_resumes(
   train_and_evaluate(get_config(), workdir)
   said = capsys.readouterr().out
   assert 'config.optimizer.clip_norm: 1e-06 before, None now' in said
-
-
-def test_unreadable_images_may_be_allowed_later(tmp_path):
-  def config(most, **data):
-    data = {'name': 'imagenet2012', 'max_corrupt': most, **data}
-    return get_config(data=data)
-
-  dataset = digits.create()
-  claim(tmp_path, config(10), dataset)
-  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
-  assert claim(tmp_path, config(20), dataset) == [
-    'config.data.max_corrupt: 10 before, 20 now'
-  ]
-  moved = config(20, data_dir='/elsewhere')
-  assert claim(tmp_path, moved, dataset) == []
-  with pytest.raises(ValueError, match='data.image_size: 224 before, 32 now'):
-    claim(tmp_path, config(20, image_size=32), dataset)
