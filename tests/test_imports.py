@@ -1,6 +1,7 @@
 """The direction of imports, and what `import slimjax` costs."""
 
 import ast
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -267,6 +268,43 @@ def test_modules_import_only_what_stands_above_them():
   for name, path in files.items():
     allowed = set(ORDER[: ORDER.index(name)])
     assert imported(path, set(files)) <= allowed, name
+
+
+def used_submodules(path: pathlib.Path) -> set[str]:
+  """Returns the modules `a.b` that a file uses, but imports only `a` of."""
+  tree = ast.parse(path.read_text())
+  names = {
+    alias.name
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Import)
+    for alias in node.names
+    if not alias.asname
+  }
+  used = {
+    f'{node.value.id}.{node.attr}'
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute)
+    and isinstance(node.value, ast.Name)
+    and node.value.id in names
+  }
+  return {name for name in used - names if _is_module(name)}
+
+
+def _is_module(name: str) -> bool:
+  try:
+    return importlib.util.find_spec(name) is not None
+  except ImportError:  # of a class, or of an extra that is not installed
+    return False
+
+
+def test_submodules_are_imported_where_they_are_used():
+  """Or come with their package: else it depends on who else imported them."""
+  used = {
+    name for path in PACKAGE.rglob('*.py') for name in used_submodules(path)
+  }
+  packages = sorted({name.split('.')[0] for name in used})
+  code = '\n'.join([f'import {", ".join(packages)}', *sorted(used)])
+  subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_importing_slimjax_is_light():
