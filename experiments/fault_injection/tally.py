@@ -73,7 +73,8 @@ def main() -> None:
   files.write_json(
     HERE / 'result.json', {'points': points, 'mutations': mutations}, indent=1
   )
-  print(markdown(points), markdown(mutations), sep='\n\n')
+  made = [table for table in (points, mutations) if table]
+  print(*map(markdown, made), sep='\n\n')
 
 
 if __name__ == '__main__':
