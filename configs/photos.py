@@ -16,9 +16,10 @@ the rate, --config.schedule.peak_lr=0.003.
 Expected error: it depends on the photos. On 250 crops of two photographs (two
 classes, 64 pixels, widths 0.25 and 0.5) none of 50 test images was wrong. On
 288 drawn textures of three kinds (64 pixels, width 0.25, rate 0.05) 65 % were
-after 15 epochs and 46 % after 30. On 2,000 photographs of ten
-kinds of products (Fashion-MNIST, 64 pixels, the four widths, the rate below) 24
-to 28 % of 400 were wrong after 15 of the 100 epochs; that run was not ended.
+after 15 epochs and 46 % after 30.
+The whole recipe on 640 photographs of ten kinds of products (Fashion-MNIST, 64
+pixels, the four widths) has 18.8 / 21.9 / 18.8 / 18.8 % of 160 wrong at 0.25 /
+0.5 / 0.75 / 1.0, a third of them shirts.
 Source: the recipe is our own.
 """
 
