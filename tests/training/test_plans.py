@@ -137,17 +137,6 @@ def test_a_sequence_of_widths_compiles_once(caplog):
   assert 'Compiling' not in caplog.text
 
 
-def test_a_thin_width_alone_moves_its_channels():
-  step, state, batch = start(WIDTHS, compiled=False)
-  kernel = lambda state: np.asarray(
-    state.variables['params']['conv']['conv']['kernel']
-  )
-  before = kernel(state)
-  state, _ = step(state, batch, WIDTHS[:1])
-  moved = (kernel(state) != before).any((0, 1, 2))
-  assert moved.tolist() == [True] * 2 + [False] * 6
-
-
 def test_an_unknown_width_is_refused():
   step, state, batch = start(WIDTHS, compiled=False)
   with pytest.raises(ValueError, match=r'width 0\.75 is not one of 1\.0, 0\.5'):
