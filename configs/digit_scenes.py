@@ -6,8 +6,8 @@ Expected AP of boxes: 31.2 / 32.6 / 33.8 / 33.4 at 0.25 / 0.5 / 0.75 / 1.0
 (AP50 51.4 / 52.6 / 53.8 / 52.5), of masks 23.8 to 25.5, of keypoints 14.8 to
 17.7; one seed, 100 test scenes. AP50 is past 46 at every width after 600 of the
 800 steps.
-Expected time: 1.4 s a step on two cores of an Intel Xeon, 19 minutes in all,
-and some minutes to compile.
+Expected time: 1.4 s a step on two idle cores of an Intel Xeon, so 19
+minutes, and some minutes to compile.
 """
 
 from ml_collections import config_dict

@@ -298,7 +298,7 @@ def _is_module(name: str) -> bool:
 
 
 def test_submodules_are_imported_where_they_are_used():
-  """Or come with their package: else it depends on who else imported them."""
+  """Others come with their package, whatever else was imported before."""
   used = {
     name for path in PACKAGE.rglob('*.py') for name in used_submodules(path)
   }

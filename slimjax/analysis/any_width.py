@@ -55,7 +55,7 @@ def calibrate_run(
   They stand beside the checkpoint, which stays as it is; evaluation, export and
   prediction of the run then know these widths. Those that are there already,
   from the same batches, are not calibrated again: a command that was stopped
-  goes on where it was, and ends with the same bits.
+  resumes, and ends with the same bits.
 
   Args:
     workdir: folder of the run.
