@@ -1,10 +1,11 @@
 """S-MobileNet v1 on a sixth of Fashion-MNIST: a task for experiments on CPUs.
 
 Command: python -m slimjax.train --config=few_fashion --workdir=DIR
-Source: the recipe is our own. 10,000 images to train, drawn by the seed, 2,000
-others held out, and all of the 10,000 test images: half a percent between two
-widths is seen. The published stride of the stem and thin widths keep a step
-cheap. The experiments compare widths and methods here (experiments/fashion).
+Source: the recipe is our own. 10,000 images to train and 10,000 others held
+out, both drawn by the seed, and all of the 10,000 test images: half a percent
+between two widths is seen. The published stride of the stem and thin widths
+keep a step cheap. The experiments compare widths and methods here
+(experiments/fashion).
 """
 
 from ml_collections import config_dict
@@ -18,6 +19,6 @@ def get_config() -> config_dict.ConfigDict:
   config.log_every_steps = 39
   config.eval_every_epochs = 6
   config.model.update(widths=(0.125, 0.25, 0.5), small_stem=False)
-  config.data.update(max_shift=1.0, train_images=10000, held_out=2000)
+  config.data.update(max_shift=1.0, train_images=10000, held_out=10000)
   config.schedule.warmup_epochs = 1.0
   return config
