@@ -4,7 +4,7 @@ Command: python -m slimjax.train --config=fashion --workdir=DIR
 The data (Xiao et al., arXiv 1708.07747, MIT licence) are those of Debian's and
 Ubuntu's package dataset-fashion-mnist; elsewhere --config.data.data_dir=DIR
 names a folder with the four IDX files.
-Source: the recipe is our own. It has not been tuned yet: experiments/fashion
+Source: the recipe is our own. It has not been tuned yet: experiments/learning_rate
 chooses the learning rate on training images that are held out.
 Expected top-1 error: no whole run has been made.
 """

@@ -2,9 +2,10 @@
 
 Command: python -m slimjax.train --config=few_digits --workdir=DIR
 Source: the recipe is our own. The digits of configs/digits.py saturate; with a
-hundred to train and 1,697 to test, widths and methods differ. The experiments
-compare them here (experiments/evidence.py).
-Expected top-1 error: see experiments/slimmable_vs_individual.
+hundred to train and 1,697 to test, widths and methods differ. Small experiments
+train it (experiments/channel_search, experiments/serve_http).
+Expected top-1 error: 8.5 / 8.9 / 9.5 / 11.8 % at 1 / 0.75 / 0.5 / 0.25, the
+mean of five seeds, with a deviation of 0.5 to 1.3 (commit a508f5b).
 Expected time: about 80 s on 2 cores, most of it compilation.
 """
 

@@ -5,7 +5,7 @@ Source: the recipe is our own. 10,000 images to train and 10,000 others held
 out, both drawn by the seed, and all of the 10,000 test images: half a percent
 between two widths is seen. The published stride of the stem and thin widths
 keep a step cheap. The experiments compare widths and methods here
-(experiments/fashion).
+(experiments/slimmable_vs_individual and others).
 """
 
 from ml_collections import config_dict

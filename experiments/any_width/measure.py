@@ -2,7 +2,7 @@
 
     python experiments/any_width/measure.py
 
-See README.md; the options are those of experiments/evidence.py. Each run is
+See README.md; the options are those of experiments/evidence. Each run is
 scored at 16 widths that are evenly spaced over its range.
 """
 
@@ -35,11 +35,6 @@ from slimjax.variables.slicing import take_width
 from slimjax.widths import switch_name
 
 POINTS = 16
-MODEL = 'resnet14'  # the first to compile
-WIDTHS = (0.125, 0.25, 0.375, 0.5)
-EPOCHS = 60
-# Of summed losses, and of one width alone: see experiments/learning_rate.
-RATE, ALONE_RATE = 0.01, 0.02
 # Programs for random widths: fewer than usual, as they compile for longer than
 # they run here.
 BOUNDS = 2
@@ -75,20 +70,11 @@ class RandomOnly:
     return tuple(sorted(drawn.tolist(), reverse=True))
 
 
-def fixed(experiment, seed, *, widths=WIDTHS):
-  """Returns the configuration of a network of fixed switches."""
-  config = experiment.get(seed)
-  config.model.update(name=MODEL, widths=widths)
-  config.epochs = 2 if experiment.quick else EPOCHS
-  config.eval_every_epochs = config.epochs
-  config.schedule.peak_lr = RATE if len(widths) > 1 else ALONE_RATE
-  return config
-
-
 def universal(experiment, seed, *, distillation=True, plan='sandwich'):
   """Returns the configuration of a US-Net over the range of the widths."""
-  config = fixed(experiment, seed, widths=(WIDTHS[0], WIDTHS[-1]))
-  config.model.shared = ('norm',)
+  config = experiment.get(seed)
+  widths = config.model.widths
+  config.model.update(widths=(widths[0], widths[-1]), shared=('norm',))
   config.loss.inplace_distillation = distillation
   with config.unlocked():
     config.plan = {'name': plan}
@@ -108,7 +94,7 @@ def random_only(experiment, seed):
 FIXED, SANDWICH = 'fixed switches', 'any width'
 LABELS, RANDOM = 'any width, from labels', 'any width, random only'
 VARIANTS = {
-  FIXED: ('any_width_fixed', fixed),
+  FIXED: ('slimmable', evidence.Experiment.get),
   SANDWICH: ('any_width_sandwich', universal),
   LABELS: (
     'any_width_labels', functools.partial(universal, distillation=False),
@@ -139,7 +125,7 @@ def score(path: pathlib.Path) -> dict[str, dict[str, float]]:
     dataset,
     widths if model.shared else new,
     batches=10,
-    batch_size=len(dataset.splits['train']),
+    batch_size=min(500, len(dataset.splits['train'])),
   )
   sliced = {}
   for width in new:
@@ -172,21 +158,22 @@ def main(arguments=None):
   sys.path.insert(0, str(experiment.folder))  # RandomOnly is a plan of ours
   errors: dict[str, evidence.Errors] = {}
   before: dict[str, evidence.Errors] = {}
+  base = experiment.get(0).model
   for variant, (folder, configured) in VARIANTS.items():
     for seed in range(experiment.seeds):
-      path = experiment.train(folder, configured(experiment, seed))
+      config = configured(experiment, seed)
+      path = experiment.train(f'{base.name}_{folder}', config)
       found = score(path)
       for kept, kind in ((errors, AFTER), (before, BEFORE)):
         of_variant = kept.setdefault(variant, {})
         for width, error in found[kind].items():
           of_variant.setdefault(width, []).append(error)
   errors['alone'] = experiment.individual(
-    'any_width',
-    WIDTHS,
-    lambda seed, width: fixed(experiment, seed, widths=(width,)),
+    base.name, base.widths, experiment.alone
   )
   experiment.out.mkdir(parents=True, exist_ok=True)
-  plot(experiment.out / 'errors.png', errors)
+  title = f'{base.name} on {experiment.config.stem}, at widths trained and not'
+  plot(experiment.out / 'errors.png', title, errors)
   columns = {**errors, f'{SANDWICH}, {BEFORE}': before[SANDWICH]}
   print(table(columns))
   pairs = (
@@ -230,22 +217,20 @@ def table(errors: dict[str, evidence.Errors]) -> str:
   return '\n'.join(lines)
 
 
-def plot(path: pathlib.Path, errors: dict[str, evidence.Errors]) -> None:
+def plot(
+  path: pathlib.Path, title: str, errors: dict[str, evidence.Errors]
+) -> None:
   """Saves the mean errors over the widths, a line per variant."""
   figure = plots.figure((7, 4.5))
   axes = figure.add_subplot()
-  for title, of_one in errors.items():
+  for name, of_one in errors.items():
     widths = [float(width) for width in of_one]
     means = [statistics.mean(values) for values in of_one.values()]
-    alone = title == 'alone'
+    alone = name == 'alone'
     axes.plot(
-      widths, means, '*' if alone else '.-', zorder=2 + alone, label=title
+      widths, means, '*' if alone else '.-', zorder=2 + alone, label=name
     )
-  axes.set(
-    xlabel='width',
-    ylabel='test error, %',
-    title=f'{MODEL} on few digits, at widths trained and not',
-  )
+  axes.set(xlabel='width', ylabel='test error, %', title=title)
   axes.set_ylim(bottom=0)
   axes.grid(alpha=0.3)
   axes.legend()

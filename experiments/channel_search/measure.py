@@ -2,7 +2,7 @@
 
     python experiments/channel_search/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import json
@@ -24,6 +24,7 @@ from slimjax.searching.command import search_run
 from slimjax.searching.costs import macs_of
 from slimjax.searching.results import NETS
 
+FEW_DIGITS = evidence.ROOT / 'configs' / 'few_digits.py'
 MODEL = 'resnet14'  # the first to compile
 # The range of the supernet, and the uniform widths that give the targets.
 RANGE = (0.125, 0.5)
@@ -42,7 +43,7 @@ FOLDERS = {BY_MACS: 'channel_search_macs', BY_MS: 'channel_search_ms'}
 
 
 def main(arguments=None):
-  experiment = evidence.Experiment.parse(__file__, arguments)
+  experiment = evidence.Experiment.parse(__file__, arguments, FEW_DIGITS)
   path = experiment.workdir / 'channel_search_table.json'
   model = create_model(MODEL, num_classes=10, widths=RANGE)
   table = device_table(path, model, quick=experiment.quick)

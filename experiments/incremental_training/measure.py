@@ -2,7 +2,7 @@
 
     python experiments/incremental_training/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import functools
@@ -97,9 +97,8 @@ def main(arguments=None):
   for other in ('before it was widened', 'individual', 'slimmable'):
     print()
     print(evidence.table(other, errors[other], 'incremental', grown))
-  evidence.plot(
-    experiment.out / 'errors.png', f'{name} on few digits, widened', errors
-  )
+  title = f'{name} on {experiment.config.stem}, widened'
+  evidence.plot(experiment.out / 'errors.png', title, errors)
   experiment.write(
     {
       'errors': errors,

@@ -2,7 +2,7 @@
 
     python experiments/inplace_distillation/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import evidence
 def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
   name = experiment.get(0).model.name
-  title = f'{name} on few digits: what the thinner widths learn from'
+  title = f'{name} on {experiment.config.stem}: labels, or soft labels'
 
   def distilled(seed):
     config = experiment.get(seed)

@@ -1,8 +1,11 @@
-"""Does training several widths together need a smaller learning rate?
+"""Which learning rate suits how many widths? Chosen on held-out images.
 
     python experiments/learning_rate/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+Trains the configuration's network at one, two and all of its widths at several
+multiples of its learning rate, and scores them on training images that were
+held out: the test images are not read. See README.md; the options are those of
+experiments/evidence.
 """
 
 import pathlib
@@ -10,47 +13,52 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import statistics
+
 import evidence
 
-FACTOR = 0.5
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
-  errors, comparisons = {}, {}
+  factors = FACTORS[1:3] if experiment.quick else FACTORS
+  peak_lr = experiment.get(0).schedule.peak_lr
+  found = {}
   for name in experiment.models():
-    kinds = ('individual', 'slimmable')
-    full = dict(zip(kinds, experiment.both(name), strict=True))
-    scaled = experiment.both(name, factor=FACTOR)
-    half = dict(zip(kinds, scaled, strict=True))
-    if name == 'mobilenet_v1' and not experiment.published:
-      full['slimmable, 8 widths'] = experiment.eight(name)
-      half['slimmable, 8 widths'] = experiment.eight(name, factor=FACTOR)
-    pairs = [
-      (f'{kind}, full rate', full[kind], 'half', half[kind]) for kind in full
-    ]
-    pairs.append(
-      (
-        'individual, half',
-        half['individual'],
-        'slimmable, half',
-        half['slimmable'],
-      )
-    )
-    for first, before, second, after in pairs:
-      print(f'\n{name}\n{evidence.table(first, before, second, after)}')
-      comparisons[f'{name}: {second} - {first}'] = evidence.compare(
-        before, after
-      )
-    errors[name] = {
-      **{f'{kind}, full rate': e for kind, e in full.items()},
-      **{f'{kind}, half': e for kind, e in half.items()},
-    }
-    shown = {k: e for k, e in errors[name].items() if '8 widths' not in k}
-    evidence.plot(
-      experiment.out / f'{name}.png', f'{name} on few digits, two rates', shown
-    )
-  experiment.write({'errors': errors, 'comparisons': comparisons})
+    widths = experiment.get(0).model.widths
+    for chosen in dict.fromkeys(
+      (widths[-1:], widths[:1] + widths[-1:], widths)
+    ):
+      for factor in factors:
+        errors = experiment.errors(
+          f'{name}_{len(chosen)}widths_rate{factor}_held_out',
+          lambda seed, n=name, w=chosen, f=factor: get(
+            experiment, seed, n, w, f
+          ),
+        )
+        found[name, len(chosen), factor * peak_lr] = errors
+  print(
+    '| network | widths | rate | error of held-out images, mean over widths |'
+  )
+  print('|---|---|---|---|')
+  for (name, count, rate), errors in found.items():
+    mean = statistics.mean(map(statistics.mean, errors.values()))
+    print(f'| {name} | {count} | {rate:g} | {mean:.2f} |')
+  rows = [
+    {'network': name, 'widths': count, 'rate': rate, 'errors': errors}
+    for (name, count, rate), errors in found.items()
+  ]
+  experiment.write({'held_out': rows})
+
+
+def get(experiment, seed, name, widths, factor):
+  """Returns the configuration of a run that is scored on held-out images."""
+  config = experiment.get(seed, name=name)
+  config.model.widths = widths
+  config.schedule.peak_lr *= factor
+  config.data.test_split = 'held_out'
+  return config
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
     python experiments/make_slimmable/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from slimjax.training.evaluator import Evaluator
 from slimjax.training.setup import set_up
 from slimjax.variables.calibrating import calibrate
 
-EPOCHS = 30  # of fine-tuning; a network from nothing has 120
+EPOCHS = 2  # of fine-tuning; a network from nothing has 6
 BATCHES = 5  # of 96 images, to calibrate with
 
 

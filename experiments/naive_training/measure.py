@@ -2,7 +2,7 @@
 
     python experiments/naive_training/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import pathlib

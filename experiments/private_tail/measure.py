@@ -2,7 +2,7 @@
 
     python experiments/private_tail/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import pathlib
@@ -14,12 +14,10 @@ import evidence
 
 from slimjax.models.mobilenet_v2 import SHARED_TAIL
 
-WIDTHS = (0.35, 0.5, 0.75, 1.0)
-
 
 def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
-  title = 'MobileNet v2 on few digits: its last norm'
+  title = f'MobileNet v2 on {experiment.config.stem}: its last norm'
 
   tail = SHARED_TAIL
   if experiment.quick:  # the tail of the quick network
@@ -28,8 +26,7 @@ def main(arguments=None):
   def get(seed, **options):
     config = experiment.get(seed, **options)
     if not experiment.published and not experiment.quick:
-      config.model.update(name='mobilenet_v2', widths=WIDTHS)
-      config.schedule.peak_lr = 0.01  # it is deeper, and fails at twice this
+      config.model.name = 'mobilenet_v2'
     return config
 
   name = get(0).model.name

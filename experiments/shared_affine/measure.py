@@ -2,7 +2,7 @@
 
     python experiments/shared_affine/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import evidence
 def main(arguments=None):
   experiment = evidence.Experiment.parse(__file__, arguments)
   name = experiment.get(0).model.name
-  title = f'{name} on few digits: scale and bias'
+  title = f'{name} on {experiment.config.stem}: scale and bias'
   errors = {
     'private': experiment.errors(f'{name}_slimmable', experiment.get),
     'shared': experiment.errors(

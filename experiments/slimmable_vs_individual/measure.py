@@ -2,7 +2,7 @@
 
     python experiments/slimmable_vs_individual/measure.py
 
-See README.md; the options are those of experiments/evidence.py.
+See README.md; the options are those of experiments/evidence.
 """
 
 import pathlib
@@ -25,17 +25,17 @@ def main(arguments=None):
   if not experiment.published:
     name = experiment.models()[0]
     many = experiment.eight(name)
-    four = errors[name]['slimmable']
-    errors[name]['slimmable, 8 widths'] = many
-    tables.append((name, '4 widths', four, '8 widths', many))
-    comparisons[f'{name}, 8 widths against 4'] = evidence.compare(four, many)
+    few = errors[name]['slimmable']
+    count = len(experiment.get(0).model.widths)
+    errors[name][f'slimmable, {len(many)} widths'] = many
+    tables.append((name, f'{count} widths', few, f'{len(many)} widths', many))
+    comparisons[f'{name}, more widths'] = evidence.compare(few, many)
 
   for name, *columns in tables:
     print(f'\n{name}\n{evidence.table(*columns)}')
   for name, variants in errors.items():
-    evidence.plot(
-      experiment.out / f'{name}.png', f'{name} on few digits', variants
-    )
+    title = f'{name} on {experiment.config.stem}'
+    evidence.plot(experiment.out / f'{name}.png', title, variants)
   experiment.write({'errors': errors, 'comparisons': comparisons})
 
 

@@ -1,5 +1,6 @@
 """The experiments on the paper's claims, for a moment each."""
 
+import importlib
 import importlib.util
 import json
 import statistics
@@ -28,10 +29,8 @@ IMAGINED = (
   'naive_training',
   'private_tail',
   'inplace_distillation',
-  'learning_rate',
-  'fashion',
 )
-WIDTHS = ('0.0625', '0.125')
+WIDTHS = ('0.03125', '0.0625')
 
 
 def load(name, path):
@@ -42,17 +41,15 @@ def load(name, path):
   return module
 
 
-evidence = load('evidence', FOLDER / 'evidence.py')
+sys.path.insert(0, str(FOLDER))
+evidence = importlib.import_module('evidence')
+runs = importlib.import_module('evidence.experiment')
 
 
 def run(name, workdir):
   script = load(f'evidence_{name}', FOLDER / name / 'measure.py')
-  options = []
-  if name == 'fashion':  # it shares no runs with the digits
-    workdir = workdir / 'photographs'
-    workdir.mkdir()
-    options = [f'--data_dir={photographs(workdir)}']
-  script.main(['--quick', f'--workdir={workdir}', *options])
+  data = f'--data_dir={photographs(workdir)}'
+  script.main(['--quick', f'--workdir={workdir}', data])
   return json.loads((workdir / name / 'result.json').read_text())
 
 
@@ -106,19 +103,18 @@ def quick_to_compile(monkeypatch):
   """Trains a tiny network on one of the test suite's four devices."""
   mesh = data_mesh(jax.devices()[:1])
   monkeypatch.setattr(setup, 'data_mesh', lambda: mesh)
-  monkeypatch.setattr(evidence, 'QUICK_MODEL', NAME)
+  monkeypatch.setattr(runs, 'QUICK_MODEL', NAME)
 
 
 def assert_result(result, name, workdir, said):
   errors = result['errors']
-  if name in ('slimmable_vs_individual', 'learning_rate', 'fashion'):
+  if name == 'slimmable_vs_individual':
     errors = errors[NAME]
   assert len(errors) >= 2
-  # One of a hundred digits' seeds in each; a width that is grown is not thin.
+  # A seed's error in each; a width that is grown is not thin.
   for variant, by_width in errors.items():
     if variant not in ('incremental', 'before it was widened'):
-      thin = ('0.03125', '0.0625') if name == 'fashion' else WIDTHS
-      assert set(by_width) >= set(thin)
+      assert set(by_width) >= set(WIDTHS)
     for values in by_width.values():
       assert len(values) == 2
       assert all(0 < value < 100 for value in values)
@@ -144,10 +140,8 @@ def test_a_script_makes_its_result(name, workdir, capsys):
 @pytest.mark.parametrize('name', IMAGINED)
 def test_a_script_tells_what_its_runs_gave(name, imagined, capsys, monkeypatch):
   """Without training: that its configurations can be built is seen."""
-  monkeypatch.setattr(evidence, 'train_and_evaluate', imagine)
+  monkeypatch.setattr(runs, 'train_and_evaluate', imagine)
   result = run(name, imagined)
-  if name == 'fashion':
-    imagined = imagined / 'photographs'
   assert_result(result, name, imagined, capsys.readouterr().out)
 
 
@@ -158,9 +152,8 @@ def test_rates_are_compared_on_held_out_images(tmp_path, capsys, monkeypatch):
     tested.append(config.data.test_split)
     return imagine(config, workdir, **hooks)
 
-  monkeypatch.setattr(evidence, 'train_and_evaluate', imagine_held_out)
-  monkeypatch.syspath_prepend(FOLDER / 'fashion')
-  script = load('evidence_rates', FOLDER / 'fashion' / 'rates.py')
+  monkeypatch.setattr(runs, 'train_and_evaluate', imagine_held_out)
+  script = load('evidence_rates', FOLDER / 'learning_rate' / 'measure.py')
   folder = photographs(tmp_path)
   # The test images are not read.
   (folder / 't10k-images-idx3-ubyte.gz').unlink()
@@ -168,7 +161,7 @@ def test_rates_are_compared_on_held_out_images(tmp_path, capsys, monkeypatch):
     ['--quick', '--seeds=1', f'--workdir={tmp_path}', f'--data_dir={folder}']
   )
   assert set(tested) == {'held_out'}
-  result = json.loads((tmp_path / 'fashion' / 'rates.json').read_text())
+  result = json.loads((tmp_path / 'learning_rate' / 'result.json').read_text())
   assert {(r['widths'], r['rate']) for r in result['held_out']} == {
     (count, rate) for count in (1, 2) for rate in (0.025, 0.05)
   }
@@ -225,7 +218,7 @@ def test_differences_are_paired_by_seed():
 def test_a_run_of_another_configuration_is_refused(workdir):
   experiment = evidence.Experiment.parse(
     str(FOLDER / 'shared_affine' / 'measure.py'),
-    ['--quick', f'--workdir={workdir}'],
+    ['--quick', f'--workdir={workdir}', f'--data_dir={photographs(workdir)}'],
   )
   run('shared_affine', workdir)
   config = experiment.get(0)

@@ -1,14 +1,9 @@
 """Runs what the experiments on the paper's claims share.
 
-The task is configs/few_digits.py, or another that the experiment names. A run
+The task is configs/few_fashion.py, or another that the experiment names. A run
 is one training, of one seed, in a folder of its own under --workdir; the seed
 also draws which images train. A run that is finished is not repeated, one that
 was stopped resumes, and experiments share runs: give them the same --workdir.
-
-Differences are paired by seed. Their p-values are those of a two-sided paired
-t-test, of each width alone and of the mean over the widths: nothing is
-corrected for testing several. Of a single seed there is neither a spread nor a
-p-value, and the tables say so.
 """
 
 import argparse
@@ -20,28 +15,24 @@ import json
 import pathlib
 import runpy
 import shutil
-import statistics
 import subprocess
-import sys
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-from scipy import stats
-
+from evidence.comparing import compare
+from evidence.comparing import Errors
+from evidence.comparing import table
+from evidence.pictures import plot
 from slimjax import configuration
 from slimjax import files
-from slimjax import plots
 from slimjax.runtime.measuring import describe_device
 from slimjax.train import train_and_evaluate
 from slimjax.training.log import read_metrics
 from slimjax.training.runs import defaults
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-FEW_DIGITS = ROOT / 'configs' / 'few_digits.py'
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FEW_FASHION = ROOT / 'configs' / 'few_fashion.py'
 QUICK_MODEL = 'resnet14'  # the first to compile
-EIGHT = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0)
-Errors = dict[str, list[float]]  # by width, in the order of the seeds
+EIGHT = (0.125, 0.175, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +71,7 @@ class Experiment:
     cls,
     script: str,
     arguments: list[str] | None,
-    own: pathlib.Path = FEW_DIGITS,
+    own: pathlib.Path = FEW_FASHION,
   ) -> 'Experiment':
     """Reads a script's arguments.
 
@@ -88,7 +79,7 @@ class Experiment:
       script: the script's `__file__`.
       arguments: arguments of the script; None takes those of sys.argv.
       own: file of the configuration that the experiment is about; default:
-        configs/few_digits.py.
+        configs/few_fashion.py.
     """
     folder = pathlib.Path(script).resolve().parent
     parser = argparse.ArgumentParser(
@@ -107,7 +98,7 @@ class Experiment:
     if given.seeds is not None and given.seeds < 1:
       parser.error('--seeds must be at least 1')
     # Runs of one configuration are shared, those of two are not.
-    task = '' if own == FEW_DIGITS else f'_{own.stem}'
+    task = '' if own == FEW_FASHION else f'_{own.stem}'
     workdir = given.workdir or pathlib.Path('runs') / (
       f'evidence{task}_quick' if given.quick else f'evidence{task}'
     )
@@ -144,6 +135,7 @@ class Experiment:
     if self.quick:
       config.model.name = QUICK_MODEL
       config.model.widths = tuple(w / 4 for w in config.model.widths[:2])
+      config.batch_size = 32
       config.epochs = 1
       config.eval_every_epochs = 1
       config.log_every_steps = 1
@@ -245,12 +237,12 @@ class Experiment:
     return individual, slimmable
 
   def eight(self, name: str, *, factor: float = 1.0) -> Errors:
-    """Returns test errors of the slimmable one with eight widths (table 4)."""
+    """Returns test errors of the slimmable one of eight widths (table 4)."""
 
     def get(seed):
       config = self.get(seed, name=name, widths=EIGHT)
       if self.quick:
-        config.model.widths = (0.0625, 0.125, 0.1875)
+        config.model.widths = tuple(w / 4 for w in EIGHT[:3])
       config.schedule.peak_lr *= factor
       return config
 
@@ -305,140 +297,6 @@ def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:
       points = found.setdefault(str(record['width']), [])
       points.append([record['epoch'], record[name]])
   return found
-
-
-def compare(before: Errors, after: Errors) -> dict[str, dict[str, Any]]:
-  """Returns what `after` changes, at each common width and in their mean.
-
-  Of a single seed the standard error and the p-value are None.
-  """
-  before, after = _with_mean(before, after), _with_mean(after, before)
-  compared: dict[str, dict[str, Any]] = {}
-  for width in before:
-    pairs = zip(before[width], after[width], strict=True)
-    differences = [b - a for a, b in pairs]
-    if len(differences) < 2:
-      compared[width] = {
-        'difference': differences[0],
-        'standard_error': None,
-        'p': None,
-      }
-      continue
-    deviation = statistics.stdev(differences)
-    compared[width] = {
-      'difference': statistics.mean(differences),
-      'standard_error': deviation / len(differences) ** 0.5,
-      'p': float(stats.ttest_1samp(differences, 0.0).pvalue)
-      if deviation
-      else float(not any(differences)),
-    }
-  return compared
-
-
-def _with_mean(errors: Errors, other: Errors) -> Errors:
-  """Returns the widths that both have, and the mean over them of each seed."""
-  common = {width: errors[width] for width in errors if width in other}
-  if len(common) < 2:
-    return common
-  mean = [statistics.mean(s) for s in zip(*common.values(), strict=True)]
-  return {**common, 'mean': mean}
-
-
-def table(first: str, before: Errors, second: str, after: Errors) -> str:
-  """Returns both and their differences in Markdown, for the README."""
-  compared = compare(before, after)
-  before, after = _with_mean(before, after), _with_mean(after, before)
-  lines = [
-    f'| width | {first} | {second} | difference | p |',
-    '|---|---|---|---|---|',
-  ]
-  for width, row in compared.items():
-    change, p = f'{row["difference"]:+.2f}', 'one seed'
-    if row['p'] is not None:
-      change += f' ± {row["standard_error"]:.2f}'
-      p = '< 0.001' if row['p'] < 0.001 else f'{row["p"]:.3f}'
-    lines.append(
-      f'| {width} | {spread(before[width])} | {spread(after[width])}'
-      f' | {change} | {p} |'
-    )
-  return '\n'.join(lines)
-
-
-def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
-  """Saves test errors by width with their deviations, a colour per variant."""
-  figure, axes = _figure(title)
-  widths = sorted(
-    {w for errors in variants.values() for w in errors}, key=float
-  )
-  for number, (name, errors) in enumerate(variants.items()):
-    offset = 0.12 * (number - (len(variants) - 1) / 2)
-    x = [widths.index(w) + offset for w in errors]
-    axes.errorbar(
-      x,
-      [statistics.mean(e) for e in errors.values()],
-      [_deviation(e) for e in errors.values()],
-      marker='o',
-      linestyle='none',
-      capsize=3,
-      label=name,
-    )
-    for place, values in zip(x, errors.values(), strict=True):
-      axes.plot(
-        [place] * len(values), values, '.', color='0.5', alpha=0.6, markersize=4
-      )
-  axes.set_xticks(range(len(widths)), [f'{w}x' for w in widths])
-  axes.set(xlabel='width', ylabel='test error, %')
-  axes.set_ylim(bottom=0)
-  axes.legend()
-  _save(figure, path)
-
-
-def plot_curves(
-  path: pathlib.Path,
-  title: str,
-  variants: Mapping[str, Mapping[str, list]],
-  ylabel: str,
-):
-  """Saves [[epoch, value], ...] by variant (a style) and width (a colour)."""
-  figure, axes = _figure(title)
-  widths = sorted({w for lines in variants.values() for w in lines}, key=float)
-  for style, (variant, lines) in zip(
-    ('-', '--'), variants.items(), strict=True
-  ):
-    for width, points in lines.items():
-      axes.plot(
-        *zip(*points, strict=True),
-        style,
-        color=f'C{widths.index(width)}',
-        label=f'{variant}, {width}x',
-      )
-  axes.set(xlabel='epoch', ylabel=ylabel)
-  axes.set_ylim(bottom=0)
-  figure.legend(loc='outside right upper', fontsize='small')
-  _save(figure, path)
-
-
-def _deviation(errors: list[float]) -> float:
-  return statistics.stdev(errors) if len(errors) > 1 else 0.0
-
-
-def spread(errors: list[float]) -> str:
-  """Returns mean and deviation, as tables show them."""
-  text = f'{statistics.mean(errors):.2f}'
-  return text + (f' ± {_deviation(errors):.2f}' if len(errors) > 1 else '')
-
-
-def _figure(title):
-  figure = plots.figure((6.4, 4))
-  axes = figure.add_subplot(title=title)
-  axes.grid(alpha=0.3)
-  return figure, axes
-
-
-def _save(figure, path):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  plots.save(figure, path)
-  print(f'wrote {path}')
 
 
 def _commit() -> str:
