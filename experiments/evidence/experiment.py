@@ -133,7 +133,8 @@ class Experiment:
       config.data.data_dir = self.data_dir
     config.model.update(model)
     if self.quick:
-      config.model.name = QUICK_MODEL
+      part = 'backbone' if 'backbone' in config.model else 'name'
+      config.model[part] = QUICK_MODEL
       config.model.widths = tuple(w / 4 for w in config.model.widths[:2])
       config.batch_size = 32
       config.epochs = 1
@@ -141,6 +142,8 @@ class Experiment:
       config.log_every_steps = 1
       if config.data.name == 'idx':  # any set of files will do
         config.data.update(train_images=None, held_out=16)
+      elif config.data.name == 'digit_scenes':
+        config.data.update(train_scenes=32, test_scenes=4)
     return config
 
   def train(self, name: str, config: Any, **hooks: Any) -> pathlib.Path:
@@ -174,19 +177,25 @@ class Experiment:
     return path
 
   def errors(
-    self, name: str, get: Callable[[int], Any], **hooks: Any
+    self,
+    name: str,
+    get: Callable[[int], Any],
+    *,
+    score: str = 'top1_error',
+    **hooks: Any,
   ) -> Errors:
-    """Returns test errors of a variant.
+    """Returns test errors of a variant, or other scores of it.
 
     Args:
       name: begin of the names of its runs' folders.
       get: function that gives the configuration of a seed.
+      score: name of the score in results.json; default: the top-1 error.
       **hooks: see `slimjax.train.train_and_evaluate`.
     """
     found: Errors = {}
     for seed in range(self.seeds):
       path = self.train(name, get(seed), **hooks)
-      for width, error in errors_of(path).items():
+      for width, error in errors_of(path, score).items():
         found.setdefault(width, []).append(error)
     return found
 
@@ -282,11 +291,13 @@ def _prefix(name: str, factor: float) -> str:
   return name if factor == 1.0 else f'{name}_rate{factor}'
 
 
-def errors_of(path: pathlib.Path) -> dict[str, float]:
-  """Returns test errors of a finished run by width."""
+def errors_of(
+  path: pathlib.Path, score: str = 'top1_error'
+) -> dict[str, float]:
+  """Returns test errors of a finished run, or another score, by width."""
   hint = 'Run the same script again: it trains what is missing'
   results = files.read_json(path / 'results.json', hint)
-  return {str(row['width']): row['top1_error'] for row in results}
+  return {str(row['width']): row[score] for row in results}
 
 
 def curve(path: pathlib.Path, split: str, name: str) -> dict[str, list]:

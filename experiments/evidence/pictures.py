@@ -9,7 +9,12 @@ from evidence.comparing import Errors
 from slimjax import plots
 
 
-def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
+def plot(
+  path: pathlib.Path,
+  title: str,
+  variants: Mapping[str, Errors],
+  ylabel: str = 'test error, %',
+):
   """Saves test errors by width with their deviations, a colour per variant."""
   figure, axes = _figure(title)
   widths = sorted(
@@ -32,7 +37,7 @@ def plot(path: pathlib.Path, title: str, variants: Mapping[str, Errors]):
         [place] * len(values), values, '.', color='0.5', alpha=0.6, markersize=4
       )
   axes.set_xticks(range(len(widths)), [f'{w}x' for w in widths])
-  axes.set(xlabel='width', ylabel='test error, %')
+  axes.set(xlabel='width', ylabel=ylabel)
   axes.set_ylim(bottom=0)
   axes.legend()
   _save(figure, path)
