@@ -15,10 +15,8 @@ from slimjax.configs import fashion
 
 def get_config() -> config_dict.ConfigDict:
   config = fashion.get_config()
-  config.epochs = 6
   config.log_every_steps = 39
   config.eval_every_epochs = 6
-  config.model.update(widths=(0.125, 0.25, 0.5), small_stem=False)
+  config.model.update(small_stem=False)
   config.data.update(max_shift=1.0, train_images=10000, held_out=10000)
-  config.schedule.warmup_epochs = 1.0
   return config

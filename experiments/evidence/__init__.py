@@ -13,6 +13,7 @@ from evidence.comparing import Errors
 from evidence.comparing import spread
 from evidence.comparing import table
 from evidence.experiment import curve
+from evidence.experiment import EIGHT
 from evidence.experiment import errors_of
 from evidence.experiment import Experiment
 from evidence.experiment import FEW_FASHION
@@ -21,6 +22,7 @@ from evidence.pictures import plot
 from evidence.pictures import plot_curves
 
 __all__ = [
+  'EIGHT',
   'FEW_FASHION',
   'ROOT',
   'Errors',

@@ -163,9 +163,11 @@ def test_rates_are_compared_on_held_out_images(tmp_path, capsys, monkeypatch):
   assert set(tested) == {'held_out'}
   result = json.loads((tmp_path / 'learning_rate' / 'result.json').read_text())
   assert {(r['widths'], r['rate']) for r in result['held_out']} == {
-    (count, rate) for count in (1, 2) for rate in (0.025, 0.05)
+    (count, rate) for count in (1, 2) for rate in (0.05, 0.1)
   }
-  assert f'| {NAME} | 1 | 0.025 |' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert '| network | widths | 0.05 | 0.1 |' in said
+  assert f'| {NAME} | 1 | ' in said
 
 
 def test_of_one_seed_no_spread_is_said():
