@@ -33,7 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
     return cls(
       step=jnp.zeros((), jnp.int32),
       variables=dict(variables),
-      opt_state=optimizer.init(trained(variables)),
+      # One program; one by one, XLA would compile a program for every shape.
+      opt_state=jax.jit(optimizer.init)(trained(variables)),
     )
 
 

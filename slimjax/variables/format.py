@@ -97,10 +97,19 @@ def _of_all_widths(model: SlimNet, full: Variables) -> dict[str, Any]:
     name: {} if name != PARAMS else tree for name, tree in full.items()
   }
   variables.setdefault(PARAMS, {})
+  whole = {name: full[name] for name in private_collections(full)}
+  concrete = all(isinstance(x, jax.Array) for x in jax.tree.leaves(whole))
+  concrete &= not any(
+    isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(whole)
+  )
+  if concrete:  # the host slices: XLA would compile a program for every shape
+    whole = jax.device_get(whole)
   for width in model.widths:
-    small = take_width(model, full, width=width)
-    for name in private_collections(full):
+    small = take_width(model, whole, width=width, partial=True)
+    for name in whole:
       private, _ = split_shared(model, name, small[name])
+      if concrete:
+        private = jax.device_put(private, may_alias=False)
       variables[name][model.switch(width)] = private
   _check_shared(model, full)
   for name in private_collections(full):

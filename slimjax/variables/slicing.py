@@ -217,7 +217,11 @@ def narrow(model: SlimNet, width: Width) -> SlimNet:
 
 
 def take_width(
-  model: SlimNet, selected: Mapping[str, Any], *, width: Width
+  model: SlimNet,
+  selected: Mapping[str, Any],
+  *,
+  width: Width,
+  partial: bool = False,
 ) -> dict[str, Any]:
   """Returns what a module of one width has, of what all widths share.
 
@@ -225,6 +229,8 @@ def take_width(
     model: the slimmable network.
     selected: {collection: tree} of one switch, of full size or of its own.
     width: width of the switch.
+    partial: whether collections may be left out, which then stay out; default:
+      no.
 
   Raises:
     ValueError: a variable is missing or has neither size.
@@ -233,6 +239,8 @@ def take_width(
   flat = traverse_util.flatten_dict(dict(selected), keep_empty_nodes=False)
   taken = {}
   for path, cut in parts.items():
+    if partial and path[0] not in selected:
+      continue
     if path not in flat:
       raise ValueError(
         f'the variables of {type(model).__name__} have no {"/".join(path)}'

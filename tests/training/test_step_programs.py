@@ -226,3 +226,20 @@ def test_the_state_is_donated_and_what_it_was_made_of_is_not():
   step(state, shard(make_batch(np.float32), mesh))
   assert all(x.is_deleted() for x in jax.tree.leaves(state.variables['params']))
   assert not any(x.is_deleted() for x in jax.tree.leaves(variables))
+
+
+def test_a_state_is_drawn_by_few_programs():
+  """Not by one for the shape of every leaf, of every width."""
+  jax.clear_caches()
+  model = create_model('resnet14', num_classes=3, widths=(0.0625, 0.125))
+  optimizer = sgd(schedule, weight_decay=0.1)
+  compiled = []
+
+  def listen(event, *_, **__):
+    compiled.append(event.endswith('backend_compile_duration'))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  variables = init(model, jax.random.key(0), image_size=32)
+  replicate(TrainState.create(variables, optimizer), data_mesh())
+  jax.monitoring.unregister_event_duration_listener(listen)
+  assert 0 < sum(compiled) <= 8
