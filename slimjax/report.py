@@ -15,6 +15,7 @@ import rich.console
 from slimjax import cli
 from slimjax import files
 from slimjax.analysis import compare
+from slimjax.analysis import showing
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,9 +28,9 @@ def main(argv: Sequence[str]) -> None:
   console = rich.console.Console()
   comparisons = [compare.compare(entry) for entry in compare.group(entries)]
   for comparison in comparisons:
-    compare.show(comparison, console)
+    showing.show(comparison, console)
   for line in missing:
-    compare.say(console, line, style='red')
+    showing.say(console, line, style='red')
   if _JSON.value:
     records = [comparison.as_json() for comparison in comparisons]
     files.write_json(_JSON.value, records, indent=1)

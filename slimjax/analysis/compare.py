@@ -11,12 +11,9 @@ import statistics
 from typing import Any
 
 from etils import epath
-import rich.console
-import rich.table
 
 from slimjax import configuration
 from slimjax import files
-from slimjax import units
 from slimjax.analysis import published
 from slimjax.models.net import SlimNet
 from slimjax.training.runs import build_model
@@ -27,9 +24,6 @@ from slimjax.variables.profile import count_parameters
 from slimjax.widths import canonical
 from slimjax.widths import label
 from slimjax.widths import Width
-
-# What the published rows are about.
-PUBLISHED_HEADLINE = 'top1_error'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +39,7 @@ class Entry:
     examples: number of examples scored at each width.
     errors: {width: the headline of each run}, thinnest width first.
     macs: {width: multiply-accumulates of one example}.
+    others: {name: {width: score of each run}} of the task's other metrics.
   """
 
   config: dict[str, Any]
@@ -55,6 +50,7 @@ class Entry:
   examples: int
   errors: dict[Width, list[float]]
   macs: dict[Width, int]
+  others: dict[str, dict[Width, list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +84,25 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
+class Score:
+  """Another score than the headline at one width, beside the published one.
+
+  Attributes:
+    name: name of the metric.
+    width: width of the network.
+    score: mean over the runs.
+    published: the published score.
+    difference: score - published; None if they cannot be compared.
+  """
+
+  name: str
+  width: Width
+  score: float
+  published: float
+  difference: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
   """An entry beside its published row.
 
@@ -99,6 +114,7 @@ class Comparison:
     total_params: parameters of all widths together.
     same_total: whether `total_params` is the published number; None if the run
       does not claim it.
+    scores: other scores that are published.
   """
 
   entry: Entry
@@ -107,6 +123,7 @@ class Comparison:
   lines: list[Line]
   total_params: int
   same_total: bool | None
+  scores: list[Score]
 
   @property
   def wrong_counts(self) -> list[str]:
@@ -121,9 +138,16 @@ class Comparison:
   def as_json(self) -> dict[str, Any]:
     """Returns the comparison with widths as JSON's keys have them."""
     record = dataclasses.asdict(self)
-    for name in ('errors', 'macs'):
-      by_width = getattr(self.entry, name)
-      record['entry'][name] = {label(w): x for w, x in by_width.items()}
+    entry, row = record['entry'], record['row'] or {}
+    for section, name in (
+      (entry, 'errors'), (entry, 'macs'), (row, 'errors'), (row, 'macs'),
+      (row, 'params'),
+    ):  # fmt: skip
+      if name in section:
+        section[name] = {label(w): x for w, x in section[name].items()}
+    for section in (entry, row):
+      for name, by_width in section.get('others', {}).items():
+        section['others'][name] = {label(w): x for w, x in by_width.items()}
     return record
 
 
@@ -151,7 +175,7 @@ def read(workdir: epath.PathLike) -> Entry:
     isinstance(row, dict) for row in results or [None]
   ):
     raise ValueError(f'{workdir / "results.json"} has no rows. {again}')
-  headline = build_task(configuration.parse(config)).metrics[0]
+  headline, *others = build_task(configuration.parse(config)).metrics
   if headline.name not in results[0]:
     raise ValueError(
       f'{workdir / "results.json"} has no {headline.name}; it has'
@@ -166,6 +190,13 @@ def read(workdir: epath.PathLike) -> Entry:
     examples=results[0]['examples'],
     errors={canonical(row['width']): [row[headline.name]] for row in results},
     macs={canonical(row['width']): row['macs'] for row in results},
+    others={
+      metric.name: {
+        canonical(row['width']): [row[metric.name]] for row in results
+      }
+      for metric in others
+      if all(metric.name in row for row in results)
+    },
   )
 
 
@@ -190,12 +221,23 @@ def group(entries: Sequence[Entry]) -> list[Entry]:
         other,
         workdirs=other.workdirs + entry.workdirs,
         seeds=other.seeds + entry.seeds,
-        errors={w: e + entry.errors[w] for w, e in other.errors.items()},
+        errors=_joined(other.errors, entry.errors),
+        others={
+          name: _joined(scores, entry.others[name])
+          for name, scores in other.others.items()
+          if name in entry.others
+        },
       )
       break
     else:
       groups.append(entry)
   return groups
+
+
+def _joined(
+  some: Mapping[Width, list[float]], more: Mapping[Width, list[float]]
+) -> dict[Width, list[float]]:
+  return {width: scores + more[width] for width, scores in some.items()}
 
 
 def _same_but_seed(one: Entry, other: Entry) -> bool:
@@ -219,8 +261,8 @@ def compare(entry: Entry) -> Comparison:
     reasons = ['no table has this network with these widths']
   else:
     reasons = published.differences(row, run)
-    if entry.headline != PUBLISHED_HEADLINE:
-      reasons.append(f'{entry.headline} here, {PUBLISHED_HEADLINE} published')
+    if entry.headline != row.headline:
+      reasons.append(f'{entry.headline} here, {row.headline} published')
   sized = row is not None and published.same_size(row, run)
   lines = [
     _line(model, entry, width, row, comparable=not reasons, sized=sized)
@@ -230,7 +272,21 @@ def compare(entry: Entry) -> Comparison:
   same_total = None
   if sized and row is not None and row.total_params is not None:
     same_total = published.same_params(total, row.total_params)
-  return Comparison(entry, row, reasons, lines, total, same_total)
+  scores = _scores(entry, row, comparable=not reasons) if row else []
+  return Comparison(entry, row, reasons, lines, total, same_total, scores)
+
+
+def _scores(
+  entry: Entry, row: published.PublishedRow, *, comparable: bool
+) -> list[Score]:
+  """Returns the published scores that a run has, beside its own."""
+  found = []
+  for name, by_width in row.others.items():
+    for width, ours in entry.others.get(name, {}).items():
+      score, expected = statistics.mean(ours), by_width[width]
+      difference = score - expected if comparable else None
+      found.append(Score(name, width, score, expected, difference))
+  return found
 
 
 def _line(
@@ -268,86 +324,3 @@ def _line(
     published_params=published_params,
     same_counts=same,
   )
-
-
-def show(comparison: Comparison, console: rich.console.Console) -> None:
-  """Prints what a run is, whether it can be compared, and a line per width.
-
-  Args:
-    comparison: comparison that `compare` returns.
-    console: console to print to.
-  """
-  entry, row = comparison.entry, comparison.row
-  config = entry.config
-  name = f'{config["model"]["name"]} on {config["data"]["name"]}'
-  say(console, f'\n{name}: {", ".join(entry.workdirs)}', style='bold')
-  seeds = ', '.join(map(str, entry.seeds))
-  say(
-    console,
-    f'{config["epochs"]} epochs; {"seed" if len(entry.seeds) == 1 else "seeds"}'
-    f' {seeds}; {entry.examples} examples scored at each width',
-  )
-  if row is not None:
-    say(
-      console,
-      f'published: {row.title}, top-1 error on ImageNet, {row.source}',
-    )
-  if comparison.reasons:
-    say(console, 'not comparable:')
-    for reason in comparison.reasons:
-      say(console, f'  {reason}')
-  console.print(_table(comparison.lines, entry.unit))
-  total = (
-    f'all widths together: {comparison.total_params / 1e6:.1f} M parameters'
-  )
-  if row is not None and comparison.same_total is not None:
-    total += f', published {row.total_params} M'
-  say(console, total)
-  if comparison.wrong_counts:
-    wrong = ', '.join(comparison.wrong_counts)
-    say(console, f'not the published network: {wrong}', style='red')
-
-
-def say(
-  console: rich.console.Console, text: str, style: str | None = None
-) -> None:
-  """Prints a text as it is: no markup, no highlighting, no wrapping."""
-  console.print(
-    text, highlight=False, markup=False, soft_wrap=True, style=style
-  )
-
-
-def _table(lines: Sequence[Line], unit: str) -> rich.table.Table:
-  table = rich.table.Table()
-  for column in (
-    'width', 'error', 'published', 'difference', 'MACs', 'conv and fc',
-  ):  # fmt: skip
-    table.add_column(column, justify='right')
-  for line in lines:
-    deviation = (
-      ''
-      if line.deviation is None
-      else f' ± {units.digits(line.deviation, unit)}'
-    )
-    table.add_row(
-      label(line.width),
-      f'{units.digits(line.error, unit)}{deviation} {unit}'.rstrip(),
-      _text(line.published_error, '.1f', f' {unit}'),
-      _text(line.difference, '+.2f'),
-      _counts(line.macs, line.published_macs, '.0f', line.same_counts),
-      _counts(line.params, line.published_params, '.1f', line.same_counts),
-    )
-  return table
-
-
-def _counts(
-  ours: int, printed: float | None, form: str, same: bool | None
-) -> str:
-  text = f'{ours / 1e6:.2f} M'
-  if same is None:
-    return text
-  return f'{text} {"=" if same else "≠"} {printed:{form}} M'
-
-
-def _text(number: float | None, form: str, unit: str = '') -> str:
-  return '-' if number is None else f'{number:{form}}{unit}'

@@ -19,6 +19,15 @@ NAMES = {
   'shufflenet': 'ShuffleNet',
   'resnet50': 'ResNet-50',
 }
+DETECTORS = {
+  'faster_rcnn': 'Faster R-CNN',
+  'mask_rcnn': 'Mask R-CNN',
+  'keypoint_rcnn': 'Keypoint R-CNN',
+}
+# Our names of the scores in table 5.
+_AVERAGE_PRECISIONS = {
+  'box': 'box_ap', 'mask': 'mask_ap', 'keypoints': 'keypoint_ap',
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +37,17 @@ class PublishedRow:
   Attributes:
     title: name of the network.
     source: source of the errors.
-    errors: top-1 errors on ImageNet, percent, by width.
+    errors: the headline by width, percent: top-1 errors on ImageNet, or box AP
+      on COCO.
     macs: multiply-accumulates at 224 pixels, millions, by width, if published.
     params: parameters of convolutions and classifier, likewise.
     total_params: parameters of the whole slimmable network, millions, or None.
     recipe: parts of the configuration that it was trained with.
+    headline: our name of the score that `errors` are; default: top1_error.
+    measured: what that is, in words; default: top-1 error on ImageNet.
+    others: further scores by our names, each by width; default: none.
+    begins: what the network begins with, if not from random weights; default:
+      nothing.
   """
 
   title: str
@@ -42,6 +57,12 @@ class PublishedRow:
   params: Mapping[Any, float]
   total_params: float | None
   recipe: Mapping[str, Any]
+  headline: str = 'top1_error'
+  measured: str = 'top-1 error on ImageNet'
+  others: Mapping[str, Mapping[Any, float]] = dataclasses.field(
+    default_factory=dict
+  )
+  begins: str | None = None
 
 
 @functools.cache
@@ -57,6 +78,8 @@ def find(run: configuration.Run) -> PublishedRow | None:
   `differences` says whether the run can be compared with it.
   """
   name = run.model['name']
+  if name in DETECTORS:
+    return _detector(run)
   if name not in NAMES:
     return None
   table = _by_width(tables()['imagenet'][name])
@@ -93,6 +116,42 @@ def find(run: configuration.Run) -> PublishedRow | None:
     params={w: table[w]['individual_params_m'] for w in errors if w in table},
     total_params=total,
     recipe=tables()['recipes'][name],
+  )
+
+
+def _detector(run: configuration.Run) -> PublishedRow | None:
+  """Returns the row of table 5 of a detector's run, or None."""
+  name, coco = run.model['name'], tables()['coco']
+  widths = run.model['widths']
+  backbone = run.model.get('backbone')
+  if backbone != coco['backbone'] or run.model.get('shared'):
+    return None
+  if len(widths) == 1 and widths[0] in coco['widths']:
+    kind, title = 'individual', DETECTORS[name]
+  elif set(widths) == set(coco['widths']):
+    kind, title = 'slimmable', f'S-{DETECTORS[name]}'
+  else:
+    return None
+  scores = {
+    _AVERAGE_PRECISIONS[part]: {
+      width: value
+      for width, value in zip(coco['widths'], kinds[kind], strict=True)
+      if width in widths
+    }
+    for part, kinds in coco[name].items()
+  }
+  return PublishedRow(
+    title=f'{title} with {NAMES[backbone]}',
+    source=coco['source'],
+    errors=scores.pop('box_ap'),
+    macs={},
+    params={},
+    total_params=None,
+    recipe=tables()['recipes'][name],
+    headline='box_ap',
+    measured='box AP on COCO',
+    others=scores,
+    begins=f'{"an S-" if kind == "slimmable" else "a "}{NAMES[backbone]}',
   )
 
 
@@ -147,8 +206,11 @@ def differences(row: PublishedRow, run: configuration.Run) -> list[str]:
         where = f'config.{key}' + (f'.{part}' if part else '')
         lines.append(f'{where}: {given} here, {published} published')
   source = run.init.get('source')
-  if source is not None:
-    lines.append(f'config.init.source: {source} here, none published')
+  if (source is None) != (row.begins is None):
+    lines.append(
+      f'config.init.source: {source or "none"} here, {row.begins or "none"}'
+      ' published'
+    )
   other = [line for line in lines if line.startswith('config.data.name:')]
   if other:  # then nothing else matters
     return [f'{other[0]}; {len(lines) - 1} other parts of the recipe differ']
@@ -160,7 +222,9 @@ def same_size(row: PublishedRow, run: configuration.Run) -> bool:
 
   If so, MACs and parameters must be the published ones, whatever the recipe.
   """
-  size = row.recipe['data']['image_size']
+  size = row.recipe['data'].get('image_size')
+  if size is None:  # nothing is published of detectors' sizes
+    return False
   model = row.recipe['model']
   return run.data.get('image_size') == size and all(
     run.model.get(part) == model[part] for part in ('num_classes', 'small_stem')

@@ -10,6 +10,7 @@ import rich.console
 from slimjax import configuration
 from slimjax.analysis import compare
 from slimjax.analysis import published
+from slimjax.analysis import showing
 from slimjax.data import digits
 from slimjax.models import create_model
 from slimjax.tasks import Classification
@@ -168,7 +169,7 @@ def test_other_counts_are_pointed_out(tmp_path, monkeypatch):
   comparison = compare.compare(compare.read(run))
   assert comparison.wrong_counts == ['width 0.75', 'all widths together']
   console = rich.console.Console(width=200, record=True)
-  compare.show(comparison, console)
+  showing.show(comparison, console)
   assert '325.40 M ≠ 317 M' in console.export_text()
 
 
@@ -192,7 +193,7 @@ def test_another_headline_is_compared_with_nothing(tmp_path):
   assert all(line.same_counts for line in comparison.lines)
   # Its number has no unit.
   console = rich.console.Console(width=200, record=True)
-  compare.show(comparison, console)
+  showing.show(comparison, console)
   assert '3.00 %' not in console.export_text()
 
 
@@ -207,7 +208,7 @@ def test_widths_may_be_channels(tmp_path):
   errors = json.loads(json.dumps(comparison.as_json()))['entry']['errors']
   assert errors == {label(channels): [1.0], '1.0': [1.0]}
   console = rich.console.Console(width=200, record=True)
-  compare.show(comparison, console)
+  showing.show(comparison, console)
   assert label(channels) in console.export_text()
 
 
@@ -225,3 +226,65 @@ def test_the_program(tmp_path):
   (record,) = json.loads(out.read_text())
   assert record['lines'][0]['difference'] == pytest.approx(40.0 - 42.7)
   assert record['lines'][0]['same_counts'] is True
+
+
+@pytest.mark.parametrize('widths', [(0.25, 0.5, 0.75, 1.0), (0.5,)])
+def test_detectors_are_table_5(widths):
+  found = {}
+  for name in ('faster_rcnn', 'mask_rcnn', 'keypoint_rcnn'):
+    config = get(name)
+    config.model.widths = widths
+    run = configuration.parse(config)
+    row = found[name] = published.find(run)
+    assert row.measured == 'box AP on COCO'
+    # A detector begins with a classifier, which the configuration leaves open.
+    kind = 'an S-ResNet-50' if len(widths) > 1 else 'a ResNet-50'
+    said = f'config.init.source: none here, {kind} published'
+    assert published.differences(row, run) == [said]
+  if len(widths) == 1:
+    assert found['mask_rcnn'].errors == {0.5: 33.4}
+    assert found['mask_rcnn'].others == {'mask_ap': {0.5: 30.9}}
+    return
+  boxes = {0.25: 29.6, 0.5: 34.0, 0.75: 36.1, 1.0: 36.8}
+  assert found['faster_rcnn'].errors == boxes
+  assert found['faster_rcnn'].others == {}
+  keypoints = {0.25: 59.5, 0.5: 62.6, 0.75: 63.6, 1.0: 63.9}
+  assert found['keypoint_rcnn'].others == {'keypoint_ap': keypoints}
+
+
+def test_a_detector_is_reported_with_all_its_scores(tmp_path):
+  """Its seeds are joined in every score."""
+  for seed, ap in ((0, 30.0), (1, 31.0)):
+    config = get('mask_rcnn')
+    config.seed = seed
+    config.model.widths = (0.25,)
+    config.init.source = 'runs/resnet50'
+    run = tmp_path / str(seed)
+    run.mkdir()
+    plain = configuration.as_plain(config)
+    (run / 'config.json').write_text(json.dumps(plain))
+    scores = {'box_ap': ap, 'mask_ap': ap - 2, 'examples': 5000, 'macs': 10**9}
+    (run / 'results.json').write_text(json.dumps([{'width': 0.25, **scores}]))
+  entries = [compare.read(tmp_path / seed) for seed in '01']
+  (entry,) = compare.group(entries)
+  comparison = compare.compare(entry)
+  assert comparison.reasons == []
+  (line,) = comparison.lines
+  assert line.difference == pytest.approx(30.5 - 28.2)
+  (score,) = comparison.scores
+  assert (score.name, score.published) == ('mask_ap', 26.6)
+  assert score.difference == pytest.approx(28.5 - 26.6)
+  console = rich.console.Console(width=100, record=True)
+  showing.show(comparison, console)
+  said = console.export_text()
+  assert 'Mask R-CNN with ResNet-50, box AP on COCO, paper (ICLR 2019)' in said
+  assert 'mask_ap at 0.25: 28.50, published 26.6, difference +1.90' in said
+  json.dumps(comparison.as_json())
+
+
+def test_a_detector_of_other_parts_is_in_no_table():
+  config = get('faster_rcnn')
+  config.model.backbone = 'resnet101'
+  assert published.find(configuration.parse(config)) is None
+  run = configuration.parse(get('digit_scenes'))
+  assert published.find(run) is None
