@@ -26,6 +26,7 @@ from slimjax.widths import label
 from slimjax.widths import Width
 
 RESULTS = 'results.json'
+_UNLIMITED = 10_000  # columns that no table has
 Scores = Mapping[Width, Mapping[str, float]]
 
 
@@ -129,7 +130,11 @@ def write_results(results: Sequence[Result], workdir: epath.Path) -> None:
 def print_results(
   results: Sequence[Result], metrics: Sequence[Metric], title: str
 ) -> None:
-  """Prints one line per width: scores, MACs, parameters."""
+  """Prints one line per width: scores, MACs, parameters.
+
+  Where borders leave no room for all of it, there are none: three heads of a
+  detector and their MACs need the 80 columns of a terminal.
+  """
   table = rich.table.Table(title=title)
   metrics = [m for m in metrics if all(m.name in r.scores for r in results)]
   names = [metric.title for metric in metrics]
@@ -142,7 +147,12 @@ def print_results(
       units.count(result.profile.macs),
       units.count(result.profile.params),
     )
-  rich.console.Console().print(table)
+  console = rich.console.Console()
+  unlimited = console.options.update(width=_UNLIMITED)
+  if console.measure(table, options=unlimited).maximum > console.width:
+    table.box, table.pad_edge = None, False
+    table.padding = (0, 2, 0, 0)
+  console.print(table)
 
 
 def plot_results(

@@ -1,6 +1,5 @@
 """Multiply-accumulates and parameters of a network at each width."""
 
-from collections.abc import Mapping
 import dataclasses
 import functools
 import math
@@ -227,48 +226,52 @@ def count_parameters(model: SlimNet) -> int:
 class ModelCost:
   """What a model of `MODELS` costs on ImageNet, or a detector on COCO.
 
+  It has its family's default widths; a classifier has 1000 classes, a detector
+  COCO's. The counts are worked out when they are first asked for, by shape
+  evaluation: a second for each width, a few for each of a detector.
+
   Attributes:
     name: name that `slimjax.create_model` takes.
-    parameters: trained parameters, all widths together.
-    macs: {width: multiply-accumulates of an image}, thinnest first.
-    image_size: (height, width) of that image.
-    backbone_macs: those of a detector's backbone; default: none.
   """
 
   name: str
-  parameters: int
-  macs: Mapping[Width, int]
-  image_size: tuple[int, int]
-  backbone_macs: Mapping[Width, int] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def image_size(self) -> tuple[int, int]:
+    """Returns (height, width) of the image: 224 x 224, or 800 x 1344."""
+    return (224, 224) if backbone_of(self._model) is None else (800, 1344)
+
+  @functools.cached_property
+  def parameters(self) -> int:
+    """Returns the number of trained parameters, all widths together."""
+    return count_parameters(self._model)
+
+  @functools.cached_property
+  def macs(self) -> dict[Width, int]:
+    """Returns the multiply-accumulates of an image, thinnest width first."""
+    return {width: profile.macs for width, profile in self._profiles.items()}
+
+  @functools.cached_property
+  def backbone_macs(self) -> dict[Width, int]:
+    """Returns those of a detector's backbone, likewise; else {}."""
+    return {
+      width: profile.backbone.macs
+      for width, profile in self._profiles.items()
+      if profile.backbone is not None
+    }
+
+  @functools.cached_property
+  def _model(self) -> SlimNet:
+    return MODELS[self.name]()
+
+  @functools.cached_property
+  def _profiles(self) -> dict[Width, Profile]:
+    return {
+      width: profile_model(self._model, width=width, image_size=self.image_size)
+      for width in self._model.ordered_widths
+    }
 
 
 def list_models() -> list[ModelCost]:
-  """Returns the models by name, with parameters, and MACs at their widths.
-
-  For each family's default widths; classifiers for 1000 classes and images of
-  224 x 224, detectors for COCO's classes and the canvas 800 x 1344. By shape
-  evaluation, which takes half a minute.
-  """
-  costs = []
-  for name, make in MODELS.items():
-    model = make()
-    size = (224, 224) if backbone_of(model) is None else (800, 1344)
-    profiles = {
-      width: profile_model(model, width=width, image_size=size)
-      for width in model.ordered_widths
-    }
-    widest = profiles[model.ordered_widths[-1]]
-    costs.append(
-      ModelCost(
-        name,
-        widest.conv_fc_params + sum(p.bn_params for p in profiles.values()),
-        {width: profile.macs for width, profile in profiles.items()},
-        size,
-        {
-          width: profile.backbone.macs
-          for width, profile in profiles.items()
-          if profile.backbone is not None
-        },
-      )
-    )
-  return costs
+  """Returns the models by name; each tells its parameters and MACs."""
+  return [ModelCost(name) for name in MODELS]

@@ -10,6 +10,8 @@ from slimjax.analysis.published import same_macs
 from slimjax.analysis.published import same_params
 from slimjax.analysis.published import tables
 from slimjax.models import CLASSIFIERS
+from slimjax.models import MODELS
+from slimjax.variables import profile
 from slimjax.variables.profile import count_parameters
 from slimjax.variables.profile import profile_model
 
@@ -155,3 +157,21 @@ def test_macs_of_a_map_that_is_not_square():
   ]
   classifier = 1024 * 10
   assert costs[1] == costs[2] == 2 * (costs[0] - classifier) + classifier
+
+
+def test_the_cost_of_a_listed_model_is_counted_when_it_is_asked_for(
+  monkeypatch,
+):
+  """Those of the detectors would take half a minute."""
+  with monkeypatch.context() as patched:
+    patched.setattr(profile, 'trace', None)
+    costs = slimjax.list_models()
+    assert [cost.name for cost in costs] == [*MODELS]
+    sizes = {cost.name: cost.image_size for cost in costs}
+    assert (sizes['resnet50'], sizes['mask_rcnn']) == ((224, 224), (800, 1344))
+  model = small('resnet14', widths=(0.25,))
+  monkeypatch.setattr(profile, 'MODELS', {'small': lambda: model})
+  (cost,) = slimjax.list_models()
+  counted = profile_model(model, width=0.25, image_size=224)
+  assert (cost.parameters, cost.macs) == (counted.params, {0.25: counted.macs})
+  assert cost.backbone_macs == {}
