@@ -6,8 +6,8 @@ Ubuntu's package dataset-fashion-mnist; elsewhere --config.data.data_dir=DIR
 names a folder with the four IDX files.
 Source: the recipe is our own; the learning rate is chosen on training images
 that are held out (experiments/learning_rate). 5,000 are held out here, too, by
-which a cascade's thresholds are chosen (experiments/cascade). Thin widths and few epochs, so
-that CPUs train it; on an accelerator take 30 epochs and
+which a cascade's thresholds are chosen (experiments/cascade). Thin widths and
+few epochs, so that CPUs train it; on an accelerator take 30 epochs and
 --config.model.widths="(0.25,0.5,0.75,1.0)".
 Expected top-1 error: no whole run has been made.
 """

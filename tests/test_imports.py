@@ -162,6 +162,7 @@ ORDER = (
   'training',
   'analysis.published',
   'analysis.compare',
+  'analysis.showing',
   'analysis.scoring',
   'analysis.any_width',
   'analysis.features',
