@@ -21,7 +21,7 @@ from slimjax.runtime.manifest import WidthEntry
 from slimjax.runtime.onnx import checking
 from slimjax.widths import Width
 
-BACKENDS = ('jax', 'onnxruntime')
+BACKENDS = ('jax', 'onnxruntime', 'auto')
 Preprocess = Callable[[Any], Any]
 
 
@@ -35,18 +35,20 @@ class Compiled:
       it was not timed.
     temp_bytes: temporary memory of the program; None if the backend does not
       report it.
+    backend: name of the backend that runs it.
   """
 
   call: Any
   compile_s: float | None
   temp_bytes: int | None
+  backend: str
 
 
 class Backend(Protocol):
   """Runs the programs of a network.
 
   Attributes:
-    name: 'jax' or 'onnxruntime'.
+    name: one of `BACKENDS`.
     any_batch: whether a program takes batches of any size.
   """
 
@@ -56,12 +58,24 @@ class Backend(Protocol):
   def prepare(self, entry: WidthEntry) -> Any:
     """Returns the weights of a width as its programs take them."""
 
+  def takes(self, dtype: np.dtype) -> bool:
+    """Returns whether its programs take images of a type."""
+
   def compile(
-    self, entry: WidthEntry, inputs: Sequence[jax.ShapeDtypeStruct]
+    self,
+    entry: WidthEntry,
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    weights: Callable[[], Any],
   ) -> Compiled:
     """Returns the program of a width for inputs of these shapes and types.
 
-    The first are the images, uint8 or preprocessed.
+    Args:
+      entry: the width.
+      inputs: shapes and types; the first are the images, uint8 or preprocessed.
+      weights: () -> what `prepare` returns for the width.
+
+    Raises:
+      ValueError: its programs do not take such images.
     """
 
   def place(self, array: np.ndarray) -> Any:
@@ -148,8 +162,14 @@ class Xla:
     with refusing(self._file(entry.prepare)):
       return jax.block_until_ready(self._prepare[entry.width](tensors))
 
+  def takes(self, dtype: np.dtype) -> bool:
+    return True
+
   def compile(
-    self, entry: WidthEntry, inputs: Sequence[jax.ShapeDtypeStruct]
+    self,
+    entry: WidthEntry,
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    weights: Callable[[], Any],
   ) -> Compiled:
     start = time.perf_counter()
     like = lambda x: jax.ShapeDtypeStruct(
@@ -157,10 +177,10 @@ class Xla:
     )
     tensors = self._programs[entry.width].shapes()
     with refusing(self._file(entry.prepare)):
-      weights = jax.eval_shape(self._prepare[entry.width], tensors)
+      shapes = jax.eval_shape(self._prepare[entry.width], tensors)
     with refusing(self._file(entry.predict)):
       lowered = self._functions[entry.width].lower(
-        jax.tree.map(like, weights), *map(like, inputs)
+        jax.tree.map(like, shapes), *map(like, inputs)
       )
       program = lowered.compile()
     analysis = program.memory_analysis()
@@ -168,6 +188,7 @@ class Xla:
       call=program,
       compile_s=time.perf_counter() - start,
       temp_bytes=getattr(analysis, 'temp_size_in_bytes', None),
+      backend=self.name,
     )
 
   def place(self, array: np.ndarray) -> Any:
@@ -216,12 +237,18 @@ class OnnxRuntime:
     checking.check_session(path, session, self._manifest)
     return session
 
+  def takes(self, dtype: np.dtype) -> bool:
+    return dtype == np.uint8 or self._manifest.onnx_input != 'uint8'
+
   def compile(
-    self, entry: WidthEntry, inputs: Sequence[jax.ShapeDtypeStruct]
+    self,
+    entry: WidthEntry,
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    weights: Callable[[], Any],
   ) -> Compiled:
     assert entry.onnx is not None
     path, dtype = self._folder / entry.onnx, inputs[0].dtype
-    if dtype != np.uint8 and self._manifest.onnx_input == 'uint8':
+    if not self.takes(dtype):
       raise ValueError(
         f'these ONNX models preprocess by themselves: give uint8, got {dtype}'
       )
@@ -233,7 +260,7 @@ class OnnxRuntime:
       with refusing(path):
         return session.run(None, {'images': np.asarray(images)})[0]
 
-    return Compiled(call=call, compile_s=None, temp_bytes=None)
+    return Compiled(call, compile_s=None, temp_bytes=None, backend=self.name)
 
   def _preprocessed(self, images: np.ndarray) -> np.ndarray:
     """Preprocesses in few sizes of batches, since each is compiled."""

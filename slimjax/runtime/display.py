@@ -65,6 +65,15 @@ def print_table(table: Table, console: Any) -> None:
       _score(table, row) + ('*' if table.dominated(row) else ''),
     )
   console.print(shown)
+  if table.backend == 'auto':
+    rows = [
+      f'{label(row.width)} at {row.batch_size}'
+      for row in table.rows
+      if row.backend == 'onnxruntime'
+    ]
+    console.print(
+      f'faster by ONNX Runtime: {", ".join(rows) or "none"}', highlight=False
+    )
 
 
 def _score(table: Table, row: Row) -> str:

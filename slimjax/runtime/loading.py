@@ -16,6 +16,8 @@ from slimjax.runtime.backends import BACKENDS
 from slimjax.runtime.backends import check_program
 from slimjax.runtime.backends import OnnxRuntime
 from slimjax.runtime.backends import Xla
+from slimjax.runtime.choosing import Fastest
+from slimjax.runtime.choosing import resolve
 from slimjax.runtime.errors import refusing
 from slimjax.runtime.forking import check_process
 from slimjax.runtime.forking import first_process
@@ -54,8 +56,11 @@ def load(
     folder: folder of the bundle.
     widths: numbers, channels or printed names of the widths to load; default:
       all it has.
-    backend: 'jax' (default), or 'onnxruntime' (on the CPU; needs the extra
-      `onnx`).
+    backend: 'jax' (default), 'onnxruntime' (on the CPU; needs the extra
+      `onnx`), or 'auto': on a CPU each program, that of a width and a batch
+      size, is made of both when it is compiled, and the one that is faster on
+      random images answers; where there is no choice, as without the extra or
+      without ONNX models in the bundle, the log says why, and it is the other.
     prepare: when weights are prepared: 'load' (default: all widths now), 'use'
       (each when it is first used), or 'lean' (one at a time, at each switch).
     batch_sizes: batch sizes to compile now, several at a time, for the
@@ -87,17 +92,19 @@ def load(
   manifest = bundle.read_manifest(folder, sha256=sha256)
   chosen = {manifest.entry(width).width for width in widths}
   entries = [e for e in manifest.widths if not chosen or e.width in chosen]
-  if backend == 'jax':
+  if backend == 'auto':
+    backend = resolve(folder, manifest, entries, device)
+  if backend != 'onnxruntime':
     device = device or jax.devices()[0]
     check_program(folder, manifest, entries[0].predict, device)
-  elif entries[0].onnx is None:
+  if backend == 'onnxruntime' and entries[0].onnx is None:
     raise ValueError(
       f'{folder} has no ONNX models; export it with --format=jax,onnx'
     )
   stored = read_programs(
     folder,
     manifest,
-    entries if backend == 'jax' else (),
+    entries if backend != 'onnxruntime' else (),
     trusted=sha256 is not None,
   )
   preprocess = stored.preprocess
@@ -108,17 +115,17 @@ def load(
         preprocess, manifest.image_size, manifest.batch_size
       )
     manifest = dataclasses.replace(manifest, input_range=found)
-  made: Backend
-  if backend == 'jax':
+  made: list[Backend] = []
+  if backend != 'onnxruntime':
     assert device is not None
-    made = Xla(stored.widths, preprocess, device, folder)
-  else:
-    made = OnnxRuntime(folder, manifest, preprocess)
+    made.append(Xla(stored.widths, preprocess, device, folder))
+  if backend != 'jax':
+    made.append(OnnxRuntime(folder, manifest, preprocess))
   fixed = manifest.batch_size
   sizes = (fixed,) if fixed else batching.bucket_sizes(max_batch, batch_sizes)
   network = Network(
     manifest,
-    made,
+    made[0] if len(made) == 1 else Fastest(made, manifest),
     [entry.width for entry in entries],
     prepare=prepare,
     batch_sizes=sizes,
@@ -170,6 +177,8 @@ def prepare_ahead(
     jobs += [functools.partial(network.weights, w) for w in network.widths]
   if not jobs:
     return
-  with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
+  # What is measured is measured alone.
+  workers = 1 if network.backend == Fastest.name else os.cpu_count() or 1
+  with ThreadPoolExecutor(min(len(jobs), workers)) as pool:
     for done in [pool.submit(job) for job in jobs]:
       done.result()

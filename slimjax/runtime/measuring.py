@@ -28,6 +28,7 @@ _RESAMPLES = 400
 _PACKAGES = {
   'jax': ('slimjax', 'jax', 'jaxlib'),
   'onnxruntime': ('slimjax', 'onnxruntime'),
+  'auto': ('slimjax', 'jax', 'jaxlib', 'onnxruntime'),
 }
 
 
@@ -202,6 +203,7 @@ def _row(network, width, size, dtype, times) -> Row:
     macs=entry.macs,
     params=entry.params,
     error=entry.error,
+    backend=compiled.backend,
   )
 
 
@@ -209,7 +211,7 @@ def describe_device(backend: str) -> str:
   """Returns the device in words: its kind, the processor and its cores.
 
   Args:
-    backend: 'jax' or 'onnxruntime', which runs on the processor.
+    backend: one of `backends.BACKENDS`; only 'jax' leaves the processor.
   """
   processor = platform.processor() or platform.machine()
   try:

@@ -6,6 +6,7 @@ Nothing here knows a model's source: the programs that a backend compiles run.
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import pathlib
 import threading
 from typing import Any
@@ -54,7 +55,8 @@ class Network:
     functions: {width: function of images}, as `net(images, width=width)`;
       inside `jax.jit` and other transformations it is traced. It is bound to
       its prepared weights (`.func` and `.args`), which live as long as you hold
-      it; with the backend 'jax' alone.
+      it; with the backend 'jax' alone. With 'auto', `compiled(width, size,
+      dtype).backend` is the one that was faster.
   """
 
   def __init__(
@@ -91,7 +93,7 @@ class Network:
 
   @property
   def backend(self) -> str:
-    """Returns 'jax' or 'onnxruntime'."""
+    """Returns 'jax', 'onnxruntime', or 'auto': each program has its own."""
     return self._backend.name
 
   def __call__(
@@ -99,9 +101,9 @@ class Network:
   ) -> Any:
     """Returns the outputs; a classifier's are logits [b, classes], float32.
 
-    They are arrays of jax, or of numpy with the backend 'onnxruntime'. The call
-    waits for the outputs of a batch that is padded or split; others it returns
-    while they are being computed, as jax does.
+    With the backend 'jax' they are arrays of jax, and the call waits for those
+    of a batch that is padded or split; others it returns while they are being
+    computed. Other backends wait, and give arrays of numpy.
 
     Args:
       images: uint8 [b, h, w, 3] as the manifest's `preprocessing` says, or
@@ -251,7 +253,8 @@ class Network:
     inputs = [jax.ShapeDtypeStruct(shape, dtype)]
     if self.manifest.detects:
       inputs.append(jax.ShapeDtypeStruct((shape[0], 2), np.int32))
-    return self._backend.compile(self._entries[width], inputs)
+    weights = functools.partial(self.weights, width)
+    return self._backend.compile(self._entries[width], inputs, weights)
 
   def memory(self) -> Memory:
     """Returns the memory of the prepared weights and of the programs."""

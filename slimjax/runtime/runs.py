@@ -164,7 +164,8 @@ def run_network(
   Args:
     run: a run of `read_run`.
     widths: widths to load; default: all of the run.
-    backend: 'jax', the default: an export writes ONNX models.
+    backend: 'jax', the default, or 'auto', which is the same here: an export
+      writes ONNX models.
     prepare, batch_sizes, max_batch, max_programs, device: see
       `slimjax.runtime.load`.
 
@@ -172,7 +173,7 @@ def run_network(
     ValueError: the run has no such widths, or an option is wrong.
   """
   check_options(backend, prepare, batch_sizes, max_batch, max_programs)
-  if backend != 'jax':
+  if backend == 'onnxruntime':
     raise ValueError(
       f'a run has no ONNX models for the backend {backend!r}; export it with'
       ' --format=onnx'

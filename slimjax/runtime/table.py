@@ -49,6 +49,7 @@ class Row:
     macs: multiply-accumulates for one image.
     params: number of parameters.
     error: number to minimise, on validation images; None if unknown.
+    backend: name of the backend that answered; None if unknown.
 
   Raises:
     ValueError: a number is not in its range, or contradicts another.
@@ -70,6 +71,7 @@ class Row:
   macs: int
   params: int
   error: float | None
+  backend: str | None = None
 
   def __post_init__(self) -> None:
     checks.record('', vars(self), fields=_ROW)
@@ -119,7 +121,7 @@ class Table:
   Attributes:
     rows: one for each width and batch size.
     device: the device it was measured on, in words.
-    backend: 'jax' or 'onnxruntime'.
+    backend: 'jax', 'onnxruntime', or 'auto' if the rows have their own.
     measured: time of the measurement, ISO 8601.
     versions: {package: version} of those that ran; default: empty.
     headline: metric of the errors; default: error, %, less is better.
@@ -235,11 +237,15 @@ _ROW: dict[str, checks.Check] = {
   'macs': _count,
   'params': _count,
   'error': functools.partial(checks.optional, check=checks.real),
+  'backend': functools.partial(
+    checks.optional,
+    check=functools.partial(checks.choice, allowed=BACKENDS[:2]),
+  ),
 }
 
 
 def _row(name: str, value: Any) -> Row:
-  fields = checks.record(name, value, fields=_ROW)
+  fields = checks.record(name, value, fields=_ROW, defaults={'backend': None})
   try:
     return Row(**fields)
   except ValueError as error:

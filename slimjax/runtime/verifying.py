@@ -28,7 +28,8 @@ def verify(
     BundleError: a difference is larger, or the file does not fit.
   """
   manifest = network.manifest
-  by_xla = network.backend == 'jax'  # the ONNX models compute in float32
+  # The ONNX models compute in float32.
+  by_xla = network.backend != 'onnxruntime'
   single = manifest.model.get('dtype') == 'float32'
   if tolerance is None:
     exact = single and jax.default_backend() == 'cpu'

@@ -47,3 +47,22 @@ def path(model, variables, tmp_path_factory):
 @pytest.fixture(scope='module')
 def net(path):
   return runtime.load(path)
+
+
+@pytest.fixture(scope='session')
+def both(tmp_path_factory):
+  """Returns a bundle with programs and with ONNX models."""
+  pytest.importorskip('onnx')
+  path = tmp_path_factory.mktemp('bundles') / 'both'
+  model = slimjax.create_model(
+    tiny_net.NAME, num_classes=10, widths=(0.25, 0.5)
+  )
+  runtime.export(
+    model,
+    randomised(model, slimjax.init(model, jax.random.key(0), image_size=SIZE)),
+    path,
+    image_size=SIZE,
+    preprocess=digits.preprocess,
+    formats=('jax', 'onnx'),
+  )
+  return path

@@ -98,12 +98,12 @@ class Slow:
   def __getattr__(self, name):
     return getattr(self._backend, name)
 
-  def compile(self, entry, inputs):
+  def compile(self, entry, inputs, weights):
     size = len(inputs[0])
     if size in self._slow:
       assert self.release.wait(60)
     self.compiled.append((entry.width, size))
-    return self._backend.compile(entry, inputs)
+    return self._backend.compile(entry, inputs, weights)
 
 
 def test_no_request_waits_for_a_compilation(path, caplog):

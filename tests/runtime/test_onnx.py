@@ -15,15 +15,12 @@ import tiny_net
 
 import slimjax
 from slimjax import runtime
-from slimjax.data import digits
 from slimjax.data.preprocess import Normalise
 from slimjax.runtime import BundleError
 from slimjax.runtime.onnx.writing import write_onnx
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
-
-WIDTHS = (0.25, 0.5)
 
 # The widths of a family differ in sizes, not in operations; MobileNet v2 has
 # all the operations of v1.
@@ -67,22 +64,6 @@ def test_the_published_networks_give_the_published_logits(
   assert found['Transpose'] == 1 + shuffles
   kernels = [x for x in jax.tree.leaves(weights['params']) if jnp.ndim(x) == 4]
   assert found['Conv'] == len(kernels)
-
-
-@pytest.fixture(scope='module')
-def both(tmp_path_factory):
-  """Returns a bundle with programs and with ONNX models."""
-  path = tmp_path_factory.mktemp('bundles') / 'both'
-  model = slimjax.create_model(tiny_net.NAME, num_classes=10, widths=WIDTHS)
-  runtime.export(
-    model,
-    randomised(model, slimjax.init(model, jax.random.key(0), image_size=SIZE)),
-    path,
-    image_size=SIZE,
-    preprocess=digits.preprocess,
-    formats=('jax', 'onnx'),
-  )
-  return path
 
 
 def test_backends_have_one_interface(both):
