@@ -163,7 +163,6 @@ ORDER = (
   'analysis.published',
   'analysis.compare',
   'analysis.showing',
-  'analysis.showing',
   'analysis.scoring',
   'analysis.any_width',
   'analysis.features',
