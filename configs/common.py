@@ -60,6 +60,7 @@ def get_config() -> config_dict.ConfigDict:
   # What the run begins with; patterns of paths as in slimjax/training/parts.py.
   config.init = {
     'source': config_dict.placeholder(str),  # a run, a bundle or a file
+    'epsilon': config_dict.placeholder(float),  # of its norms; None: 1e-5
     'sort': config_dict.placeholder(str),  # l1 sorts the channels of the source
     'freeze': config_dict.placeholder(object),  # 'stem,unit[1-4]'
     'rate_factors': config_dict.placeholder(object),  # 'classifier=10'

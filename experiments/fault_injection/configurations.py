@@ -96,6 +96,7 @@ WRONG: dict[str, tuple] = {
     {'name': 'sandwich', 'random': 1.5}, {'name': 'sandwich', 'bounds': 10**9},
   ),
   'init__source': (3, '', '/none', True),
+  'init__epsilon': (*_NUMBERS, 0.0),  # of no source
   'init__sort': ('l3', 3, 'l1'),
   'init__freeze': (3, 'nothing_such', '*', ('a', 3)),
   'init__rate_factors': (3, 'stem', 'stem=0', 'stem=nan', 'stem=x', 'no=2'),

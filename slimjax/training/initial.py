@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from slimjax import checks
 from slimjax import naming
 from slimjax.variables.sorting import METHODS
 
@@ -16,6 +17,7 @@ class Init:
 
   Attributes:
     source: see `slimjax.load_weights`; default: none, weights are drawn.
+    epsilon: see `slimjax.load_weights`; default: none, that of our norms.
     sort: method of `slimjax.make_slimmable`; default: none, channels stay.
     freeze: patterns of paths that are not trained, see `parts`; default: none.
     rate_factors: patterns of paths and the factors of their learning rate;
@@ -23,6 +25,7 @@ class Init:
   """
 
   source: str | None = None
+  epsilon: float | None = None
   sort: str | None = None
   freeze: tuple[str, ...] = ()
   rate_factors: tuple[tuple[str, float], ...] = ()
@@ -31,6 +34,7 @@ class Init:
 def create_init(
   *,
   source: str | None = None,
+  epsilon: float | None = None,
   sort: str | None = None,
   freeze: str | Sequence[str] | None = None,
   rate_factors: str | Sequence[str] | Mapping[str, float] | None = None,
@@ -41,6 +45,8 @@ def create_init(
     source: a run's or a bundle's folder, or a file, as `slimjax.load_weights`
       takes them; read when the run starts, never when it resumes. Default:
       none, weights are drawn.
+    epsilon: number that the norms of torchvision's or timm's source add to the
+      variance, see `slimjax.load_weights`; default: 1e-5.
     sort: a method of `slimjax.make_slimmable`, such as l1, by which the
       channels of the source are sorted; default: none.
     freeze: patterns of paths, 'stem,unit[1-4]' or a sequence of them, that are
@@ -54,6 +60,13 @@ def create_init(
   """
   if source is not None and (not isinstance(source, str) or not source):
     raise ValueError(f'source must be a path, got {source!r}')
+  if epsilon is not None:
+    checks.real('epsilon', epsilon, least=0.0, most=1.0)
+    if source is None:
+      raise ValueError(
+        f'epsilon={epsilon:g} is of the norms of a source, but there is no'
+        ' source'
+      )
   if sort:
     if sort not in METHODS:
       raise ValueError(
@@ -66,6 +79,7 @@ def create_init(
       )
   return Init(
     source=source,
+    epsilon=epsilon,
     sort=sort or None,
     freeze=tuple(_listed(freeze, 'freeze')),
     rate_factors=tuple(_factors(rate_factors)),

@@ -178,5 +178,10 @@ def _begun(
       )
 
   return begin(
-    setup.model, setup.init.source, drawn, sort=setup.init.sort, report=tell
+    setup.model,
+    setup.init.source,
+    drawn,
+    sort=setup.init.sort,
+    epsilon=setup.init.epsilon,
+    report=tell,
   )

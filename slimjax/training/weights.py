@@ -10,6 +10,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from slimjax import checks
 from slimjax import files
 from slimjax.models.net import SlimNet
 from slimjax.runtime import bundle
@@ -22,10 +23,12 @@ from slimjax.variables.fitting import fresh
 from slimjax.variables.fitting import Source
 from slimjax.variables.fitting import Taken
 from slimjax.variables.fitting import target
+from slimjax.variables.format import compiled_drawing
 from slimjax.variables.reading import check_exists
 from slimjax.variables.reading import read_file
 from slimjax.variables.slicing import Path
 from slimjax.variables.sorting import sort_channels
+from slimjax.variables.sources import refuse_epsilon
 from slimjax.variables.sources import source_of
 from slimjax.variables.sources import source_of_variables
 from slimjax.widths import canonical
@@ -35,16 +38,18 @@ def load_weights(
   model: SlimNet,
   source: Any,
   *,
+  epsilon: float | None = None,
   key: jax.Array | None = None,
   report: Callable[[Taken], Any] | None = None,
 ) -> dict[str, Any]:
   """Returns variables of `model` that begin with weights from elsewhere.
 
-  Every tensor of the network must be there, in its shape, with two exceptions.
-  Where the number of classes differs the classifier is drawn anew; and a switch
-  that the source lacks begins with the norms of the nearest wider one, their
-  leading entries, whose statistics do not fit it until it is trained or
-  calibrated. `report` tells of both.
+  Every tensor of the network must be there, in its shape, with exceptions of
+  which `report` tells. Where the number of classes differs the classifier is
+  drawn anew, and so is a head for masks or keypoints that the source lacks; one
+  that the model lacks is left aside. A switch that the source lacks begins with
+  the norms of the nearest wider one, their leading entries, whose statistics do
+  not fit it until it is trained or calibrated.
 
   Images must be normalised as they were for the source: by mean (0.485, 0.456,
   0.406) and deviation (0.229, 0.224, 0.225) for torchvision and most of timm,
@@ -57,7 +62,12 @@ def load_weights(
       or a module of PyTorch. Files and mappings hold variables of ours by name,
       a network of the slimmable networks' authors, or one of these, whose norms
       are copied to each switch: resnet50, 101, 152 and mobilenet_v2 of
-      torchvision; resnet50, mobilenetv1_100 and mobilenetv2_100 of timm.
+      torchvision, and its fasterrcnn, maskrcnn and keypointrcnn_resnet50_fpn;
+      resnet50, mobilenetv1_100 and mobilenetv2_100 of timm.
+    epsilon: number that the norms of torchvision's or timm's network add to the
+      variance, which no file tells; default: 1e-5. Torchvision's detectors of
+      COCO (COCO_V1) have 0, those trained from a backbone 1e-5. The scales are
+      changed so that the norms give the same with ours.
     key: a key of `jax.random` for a new classifier; by default that of seed 0.
     report: function called with a `Taken`, such as `print`: 'took 265 of 267
       tensors of resnet50.pth; new: the classifier, 1000 -> 5 classes; norms of
@@ -71,7 +81,7 @@ def load_weights(
     ValueError: it holds no weights, is damaged, or of another network; the
       message says what it looks like.
   """
-  found = find_source(model, source)
+  found = find_source(model, source, epsilon)
   return _fitted(model, found, _drawn(model, found, key), report)
 
 
@@ -120,6 +130,7 @@ def begin(
   drawn: Mapping[str, Any],
   *,
   sort: str | None = None,
+  epsilon: float | None = None,
   report: Callable[[Taken], Any] | None = None,
 ) -> dict[str, Any]:
   """Returns what a run begins with.
@@ -129,24 +140,29 @@ def begin(
     source: see `load_weights`.
     drawn: variables as drawn, of which the head may be taken.
     sort: a method of `make_slimmable`; by default channels keep their order.
-    report: see `load_weights`.
+    epsilon, report: see `load_weights`.
   """
-  found = find_source(model, source)
+  found = find_source(model, source, epsilon)
   if sort:
     found = _sorted(model, found, sort)
   return _fitted(model, found, lambda: drawn, report)
 
 
-def find_source(model: SlimNet, source: Any) -> Source:
+def find_source(
+  model: SlimNet, source: Any, epsilon: float | None = None
+) -> Source:
   """Returns the weights that `source` names; see `load_weights`."""
+  if epsilon is not None:
+    checks.real('epsilon', epsilon, least=0.0, most=1.0)
   if hasattr(source, 'state_dict'):
-    return source_of(model, source.state_dict(), 'the module')
+    return source_of(model, source.state_dict(), 'the module', epsilon)
   if isinstance(source, Mapping):
-    return source_of(model, source, 'the mapping')
+    return source_of(model, source, 'the mapping', epsilon)
   path = files.expand(source, 'the source of weights')
   check_exists(path)
   if not path.is_dir():
-    return source_of(model, read_file(path), str(path))
+    return source_of(model, read_file(path), str(path), epsilon)
+  refuse_epsilon(epsilon, str(path))
   # It is imported here: it imports what writes checkpoints.
   from slimjax.training import runs
 
@@ -188,14 +204,22 @@ def _drawn(model: SlimNet, found: Source, key: jax.Array | None):
   return lambda: _draw_only(model, wanted, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw_only(
   model: SlimNet, wanted: frozenset[Path], key: jax.Array
 ) -> dict[str, Any]:
-  flat = traverse_util.flatten_dict(init(model, key))
-  return traverse_util.unflatten_dict(
-    {path: leaf for path, leaf in flat.items() if bare(path) in wanted}
-  )
+  like = jax.ShapeDtypeStruct(key.shape, key.dtype)
+  return _drawing(model, wanted, like)(key)
+
+
+@functools.lru_cache(maxsize=16)
+def _drawing(model: SlimNet, wanted: frozenset[Path], key: jax.Array):
+  def draw(key):
+    flat = traverse_util.flatten_dict(init(model, key))
+    return traverse_util.unflatten_dict(
+      {path: leaf for path, leaf in flat.items() if bare(path) in wanted}
+    )
+
+  return compiled_drawing(jax.jit(draw), key)
 
 
 def _fitted(model, found, draw, report) -> dict[str, Any]:

@@ -6,6 +6,7 @@ one, their leading entries.
 """
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -88,7 +89,8 @@ class Taken:
     taken: number of their tensors that are used.
     total: number of their tensors.
     new: layers that were drawn anew, since they depend on the classes, or since
-      the weights are those of a backbone; default: none.
+      the weights are those of a backbone, or of a detector without this head;
+      default: none.
     classes: number of classes (before, now), where they differ; default: (0,
       0).
     norms: {width: the wider one whose norms it began with}, where it had none;
@@ -177,15 +179,24 @@ def target(model: SlimNet, source: Source) -> SlimNet:
 def fresh(model: SlimNet, source: Source) -> frozenset[Path]:
   """Returns the variables that a source does not give, as `describe` has them.
 
-  They are those that depend on the classes, where these differ, or all that
-  are not a backbone's.
+  They are those that depend on the classes, where these differ, the heads that
+  only `model` has, or all that are not a backbone's.
   """
   if target(model, source) is not model:
     described = describe(model, model.full_channels)
     return frozenset(path for path in described if path[1] != BACKBONE)
-  if source.model.num_classes != model.num_classes:
-    return head(model)
-  return frozenset()
+  shapes, given = _shapes(model), _given(model, source)
+  return frozenset(p for p in shapes if given.get(p) != shapes[p])
+
+
+def _shapes(model: SlimNet) -> dict[Path, tuple[int, ...]]:
+  described = describe(model, model.full_channels)
+  return {path: leaf.shape for path, leaf in described.items()}
+
+
+def _given(model: SlimNet, source: Source) -> dict[Path, tuple[int, ...]]:
+  """Returns the shapes that a source's variables have in `model`'s size."""
+  return _shapes(source.model.clone(widths=model.widths, shared=model.shared))
 
 
 def fit(
@@ -231,17 +242,22 @@ def fit(
     if shared:
       variables[name][SHARED] = shared
   new = fresh(model, source)
-  if new:
-    variables = _with_head(variables, new, draw())
+  given = _given(model, source).keys()
+  aside = given - _shapes(model).keys()
+  if new or aside:
+    drawn = draw() if new else {}
+    variables = _with_head(variables, new, aside, drawn)
   total = len(traverse_util.flatten_dict(dict(source.variables)))
+  layers = {'/'.join(path[1:-1]) if path in given else path[1] for path in new}
+  heads = sorted({path[1] for path in aside})
   return variables, Taken(
     name=source.name,
-    taken=len({path for path in used if bare(path) not in new}),
+    taken=len({path for path in used if bare(path) not in new | aside}),
     total=total,
-    new=tuple(sorted({'/'.join(path[1:-1]) for path in new})),
+    new=tuple(sorted(layers)),
     classes=(source.model.num_classes, model.num_classes),
     norms=norms,
-    notes=source.notes,
+    notes=(*source.notes, *(f'left aside: its {name}' for name in heads)),
   )
 
 
@@ -317,14 +333,18 @@ def bare(path: Path) -> Path:
 
 
 def _with_head(
-  variables: Variables, new: frozenset[Path], drawn: Variables
+  variables: Variables,
+  new: frozenset[Path],
+  aside: Collection[Path],
+  drawn: Variables,
 ) -> dict[str, Any]:
+  """Returns variables with those that are new, without those left aside."""
   flat = traverse_util.flatten_dict(dict(variables), keep_empty_nodes=True)
-  fresh = traverse_util.flatten_dict(dict(drawn))
-  for path in flat:
+  kept = {path: leaf for path, leaf in flat.items() if bare(path) not in aside}
+  for path, leaf in traverse_util.flatten_dict(dict(drawn)).items():
     if bare(path) in new:
-      flat[path] = jnp.asarray(fresh[path])
-  return traverse_util.unflatten_dict(flat)
+      kept[path] = jnp.asarray(leaf)
+  return traverse_util.unflatten_dict(kept)
 
 
 def _short(channels: tuple[int, ...]) -> str:

@@ -137,10 +137,21 @@ def _draw(model, inputs, key):
 
 @functools.lru_cache(maxsize=16)  # networks are made again and again
 def _compiled_initialiser(model, inputs, key):
-  # Drawing takes a moment; to compile it well would take a CPU half a minute.
+  return compiled_drawing(_initialiser(model, inputs), key)
+
+
+def compiled_drawing(draw: Any, key: Any) -> Any:
+  """Returns the program of a compiled function of a random key alone.
+
+  Drawing takes a moment; to compile it well would take a CPU half a minute.
+
+  Args:
+    draw: what `jax.jit` returns.
+    key: the key, or its shape.
+  """
   quick = jax.default_backend() == 'cpu'
   options = {'xla_backend_optimization_level': 1} if quick else None
-  return _initialiser(model, inputs).lower(key).compile(options)
+  return draw.lower(key).compile(options)
 
 
 @functools.lru_cache(maxsize=16)

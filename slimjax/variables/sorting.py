@@ -62,9 +62,7 @@ def sort_channels(
       f' {", ".join(METHODS)}{naming.near(method, METHODS)}'
     )
   width = widest(model)
-  whole = model.clone(
-    widths=(width,), num_classes=source.model.num_classes, shared=()
-  )
+  whole = source.model.clone(widths=(width,), shared=())
   nearest = source.nearest(model.full_channels)
   selected = select(source.variables, switch_name(nearest))
   selected = jax.tree.map(np.asarray, selected)

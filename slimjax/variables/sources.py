@@ -1,13 +1,16 @@
 """Tells whose weights arrays are: ours, the authors', or others'."""
 
 from collections.abc import Mapping
+import dataclasses
 import re
 from typing import Any
 
 from flax import traverse_util
+import numpy as np
 
 from slimjax.models.net import backbone_of
 from slimjax.models.net import SlimNet
+from slimjax.nn.norm import EPSILON
 from slimjax.variables.fitting import BACKBONE
 from slimjax.variables.fitting import check_source
 from slimjax.variables.fitting import head
@@ -24,6 +27,7 @@ from slimjax.variables.state_dicts import state_dict
 from slimjax.variables.torch_detectors import DETECTOR
 from slimjax.variables.torch_detectors import has_gaps
 from slimjax.variables.torch_detectors import renamed
+from slimjax.variables.torch_detectors import with_heads_of
 from slimjax.variables.torch_detectors import without_gaps
 from slimjax.variables.torch_layouts import authors_layout
 from slimjax.variables.torch_layouts import ORDINARY
@@ -43,7 +47,12 @@ _PUBLISHED = (
 )
 
 
-def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
+def source_of(
+  model: SlimNet,
+  content: Mapping[str, Any],
+  name: str,
+  epsilon: float | None = None,
+) -> Source:
   """Returns what arrays hold, as weights that `model` may begin with.
 
   Args:
@@ -53,12 +62,15 @@ def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
       or what PyTorch's checkpoints hold: the authors' networks, and ordinary
       ones of torchvision and timm.
     name: origin of the arrays, for people.
+    epsilon: number that the norms of an ordinary network of PyTorch add to the
+      variance; default: PyTorch's own, 1e-5.
 
   Raises:
     ValueError: it is another network, or damaged.
   """
   own = own_names(content)
   if own is not None:
+    refuse_epsilon(epsilon, name)
     return source_of_variables(model, as_arrays(own, name), name)
   weights = state_dict(content, name)
   notes = tuple(
@@ -69,10 +81,12 @@ def source_of(model: SlimNet, content: Mapping[str, Any], name: str) -> Source:
   if look.layout != 'detector':
     model = backbone_of(model) or model
   if look.layout == 'authors':
+    refuse_epsilon(epsilon, name)
     return _of_authors(model, weights.arrays, name, look.network, notes)
   layout = LAYOUTS.get(look.layout)
   if layout is not None and isinstance(model, layout.family):
-    return _of_ordinary(model, look, weights.arrays, name, notes)
+    found = _of_ordinary(model, look, weights.arrays, name, notes)
+    return _with_epsilon(found, epsilon, detector=layout is DETECTOR)
   looks = (
     f'looks like {look.network}' if look.network else 'is no known network'
   )
@@ -118,6 +132,7 @@ def source_of_variables(
   """
   if not any(path.startswith(f'{PARAMS}/{BACKBONE}/') for path in arrays):
     model = backbone_of(model) or model
+  model = with_heads_of(model, arrays)
   variables = traverse_util.unflatten_dict(
     {tuple(path.split('/')): array for path, array in arrays.items()}
   )
@@ -234,6 +249,7 @@ def _of_ordinary(
   layout = LAYOUTS[look.layout]
   if layout is DETECTOR:
     arrays = renamed(arrays)
+    model = with_heads_of(model, arrays)
     if has_gaps(arrays, model.num_classes):
       arrays = without_gaps(arrays)
       notes = (*notes, "left aside: COCO's 10 ids that name no category")
@@ -257,6 +273,53 @@ def _of_ordinary(
     return Source(f'{name} ({look.network})', whole, variables, notes)
   assert failed is not None
   raise failed
+
+
+def _with_epsilon(
+  source: Source, epsilon: float | None, *, detector: bool
+) -> Source:
+  """Returns a source whose norms, with our epsilon, give what they gave.
+
+  Args:
+    source: a network of one width.
+    epsilon: number that its norms add to the variance; None is ours.
+    detector: whether it is one of torchvision, whose epsilon nothing tells.
+  """
+  if epsilon is None:
+    note = (
+      f'norms with epsilon {EPSILON:g}, but if this is COCO_V1 of torchvision,'
+      ' or began with it, they have 0, which a file does not tell: give'
+      ' epsilon=0 (config.init.epsilon)'
+    )
+    notes = (*source.notes, note) if detector else source.notes
+    return dataclasses.replace(source, notes=notes)
+  flat = traverse_util.flatten_dict(dict(source.variables))
+  for path, scale in flat.items():
+    if path[0] != 'norm' or path[-1] != 'scale':
+      continue
+    var = flat['batch_stats', *path[1:-1], 'var'].astype(np.float64)
+    with np.errstate(all='ignore'):
+      wider = scale * np.sqrt((var + EPSILON) / (var + epsilon))
+    flat[path] = wider.astype(scale.dtype)
+    if not np.isfinite(flat[path]).all():
+      raise ValueError(
+        f'{source.name} has variances of 0 in {"/".join(path[2:-1])}, which'
+        f' epsilon {epsilon:g} cannot be of; leave it out'
+      )
+  return dataclasses.replace(
+    source,
+    variables=traverse_util.unflatten_dict(flat),
+    notes=(*source.notes, f'norms rescaled from epsilon {epsilon:g}'),
+  )
+
+
+def refuse_epsilon(epsilon: float | None, name: str) -> None:
+  """Raises ValueError for an epsilon of weights that are not PyTorch's own."""
+  if epsilon is not None:
+    raise ValueError(
+      f'epsilon is for files of torchvision and timm, but {name} is a slimmable'
+      f' network, whose norms add {EPSILON:g}; leave it out'
+    )
 
 
 def _rows(arrays: Arrays, name: str, default: int) -> int:

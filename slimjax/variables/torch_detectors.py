@@ -31,6 +31,8 @@ _RENAMED = (
   ),
 )
 _PREDICTOR = 'roi_heads.box_predictor'
+_MASK_HEAD = 'roi_heads.mask_head.'
+_KEYPOINTS = 'roi_heads.keypoint_predictor.kps_score_lowres'
 # COCO's ids go to 90, but 10 of them name nothing.
 _COCO_IDS = 90
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -76,6 +78,25 @@ def has_gaps(arrays: Arrays, num_classes: int) -> bool:
   return len(rows) == full and num_classes == full - 1 - len(_COCO_GAPS)
 
 
+def with_heads_of(model: SlimNet, arrays: Arrays) -> SlimNet:
+  """Returns a detector with the heads that arrays hold, ours or torchvision's.
+
+  Any other network is returned as it is.
+
+  Args:
+    model: the network that is to begin with them.
+    arrays: arrays by names of torchvision, or by paths of ours.
+  """
+  if not isinstance(model, Detector):
+    return model
+  masks = any(
+    name.startswith((_MASK_HEAD, 'params/mask_head/')) for name in arrays
+  )
+  points = (f'{_KEYPOINTS}.bias', 'params/keypoint_head/up/bias')
+  keypoints = sum(len(arrays[name]) for name in points if name in arrays)
+  return model.clone(masks=masks, keypoints=keypoints)
+
+
 def _units(model: SlimNet) -> list[Unit]:
   assert isinstance(model, Detector)
   if not isinstance(model.backbone, ResNet):
@@ -116,7 +137,7 @@ def _heads(model: Detector) -> Iterator[tuple[str, str, str]]:
   yield 'box_head/deltas', f'{_PREDICTOR}.bbox_pred', 'dense'
   if model.masks:
     for i in range(model.mask_convs):
-      yield f'mask_head/conv{i + 1}', f'roi_heads.mask_head.{i}.0', 'conv'
+      yield f'mask_head/conv{i + 1}', f'{_MASK_HEAD}{i}.0', 'conv'
     predictor = 'roi_heads.mask_predictor'
     yield 'mask_head/up', f'{predictor}.conv5_mask', 'transposed'
     yield 'mask_head/logits', f'{predictor}.mask_fcn_logits', 'conv'
@@ -124,8 +145,7 @@ def _heads(model: Detector) -> Iterator[tuple[str, str, str]]:
     for i in range(model.keypoint_convs):
       name = f'roi_heads.keypoint_head.{2 * i}'  # a ReLU stands between
       yield f'keypoint_head/conv{i + 1}', name, 'conv'
-    name = 'roi_heads.keypoint_predictor.kps_score_lowres'
-    yield 'keypoint_head/up', name, 'transposed'
+    yield 'keypoint_head/up', _KEYPOINTS, 'transposed'
 
 
 DETECTOR = Layout(

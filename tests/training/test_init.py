@@ -213,6 +213,8 @@ def test_spellings_of_the_section(section, expected):
     ({'source': ''}, 'source must be a path'),
     ({'source': 'x', 'sort': 'L1'}, "must be one of l1, .*got 'L1'"),
     ({'sort': 'l1'}, 'there is no source'),
+    ({'epsilon': 0.0}, 'of a source, but there is no source'),
+    ({'source': 'x', 'epsilon': -1.0}, 'epsilon must be a finite number'),
     ({'freeze': 3}, "patterns of paths, such as 'stem,unit1', got 3"),
     ({'rate_factors': 'stem'}, "such as 'classifier=10'"),
     ({'rate_factors': 'stem=0'}, 'freeze leaves a part untrained'),

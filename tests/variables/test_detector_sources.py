@@ -77,6 +77,63 @@ def test_what_is_missing_is_named():
     slimjax.save_torch(tiny, {})
 
 
+def test_heads_that_only_one_of_the_two_has():
+  """A Faster R-CNN begins a Mask R-CNN, and the other way round."""
+  model, said = detectors.detector(CASE), []
+  arrays = detectors.torchvision_weights(CASE)
+  faster = {name: x for name, x in arrays.items() if '.mask_' not in name}
+  assert 0 < len(faster) < len(arrays)
+  found = slimjax.load_weights(model, faster, report=said.append)
+  assert (said[0].new, said[0].taken) == (('mask_head',), len(faster))
+  mask_head = leaves(found, 'params', 'mask_head')
+  assert mask_head['up', 'kernel'].std() > 0
+  whole = slimjax.load_weights(model, arrays, report=said.append)
+  assert not said[1].new
+  assert mask_head.keys() == leaves(whole, 'params', 'mask_head').keys()
+  same(leaves(found, 'params', 'fpn'), leaves(whole, 'params', 'fpn'))
+  plain = model.clone(masks=False)
+  found = slimjax.load_weights(plain, arrays, report=said.append)
+  assert (said[2].taken, said[2].total) == (len(faster), len(arrays))
+  assert 'left aside: its mask_head' in str(said[2])
+  del whole['params']['mask_head']
+  same(leaves(found), leaves(whole))
+
+
+def test_norms_of_another_epsilon_give_the_same():
+  """COCO_V1 of torchvision adds nothing to its variances."""
+  model, said = detectors.detector(CASE), []
+  arrays = detectors.torchvision_weights(CASE)
+  for name in arrays:
+    if name.endswith('running_var'):
+      arrays[name] = arrays[name] * np.float32(1e-4)
+  written = lambda variables: slimjax.save_torch(
+    *slimjax.extract(model, variables, width=1.0)
+  )
+  load = lambda source, **options: slimjax.load_weights(
+    model, source, report=said.append, **options
+  )
+  same(written(load(arrays)), arrays)
+  assert 'epsilon 1e-05, but if this is COCO_V1' in str(said[0])
+  found = load(arrays, epsilon=0.0)
+  assert str(said[1]).endswith('norms rescaled from epsilon 0')
+  back = written(found)
+  for name, var in arrays.items():
+    if not name.endswith('running_var'):
+      continue
+    np.testing.assert_array_equal(back[name], var)
+    scale = name.replace('running_var', 'weight')
+    theirs = arrays[scale]
+    ours = back[scale] / np.sqrt(np.float64(var) + 1e-5)
+    np.testing.assert_allclose(ours, theirs / np.sqrt(np.float64(var)), 1e-6)
+    assert (back[scale] > 1.02 * theirs).all()
+  with pytest.raises(ValueError, match='which epsilon 0 cannot be of'):
+    load({**arrays, 'backbone.body.bn1.running_var': np.zeros(64)}, epsilon=0.0)
+  with pytest.raises(ValueError, match='torchvision and timm, but the mapping'):
+    load(found, epsilon=0.0)
+  with pytest.raises(ValueError, match='epsilon must be a finite number'):
+    load(arrays, epsilon=-1.0)
+
+
 def test_coco_has_80_categories_among_90_ids():
   rows = np.arange(91, dtype=np.float32)
   arrays = {
@@ -148,16 +205,17 @@ def test_a_width_that_the_classifier_lacks_begins_with_the_next_norms():
   assert said[0].norms == {0.25: 0.5}
 
 
-def test_a_detector_is_taken_whole_and_only_its_classes_are_new():
+def test_a_detector_is_taken_whole_and_only_what_is_counted_is_new():
   model, said = detectors.tiny(), []
   variables = slimjax.init(model, jax.random.key(2))
-  other = model.clone(num_classes=5)
+  other = model.clone(num_classes=5, keypoints=7)
   found = slimjax.load_weights(other, variables, report=said.append)
   same(leaves(found, 'params', 'fpn'), leaves(variables, 'params', 'fpn'))
   assert said[0].classes == (3, 5)
   assert said[0].new == (
-    'box_head/deltas', 'box_head/logits', 'mask_head/logits'
+    'box_head/deltas', 'box_head/logits', 'keypoint_head/up', 'mask_head/logits'
   )  # fmt: skip
+  assert len(found['params']['keypoint_head']['up']['bias']) == 7
 
 
 def test_a_classifier_of_another_network_is_no_backbone():
