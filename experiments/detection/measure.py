@@ -16,7 +16,7 @@ import evidence
 DIGIT_SCENES = evidence.ROOT / 'configs' / 'digit_scenes.py'
 SCORES = {'box AP': 'box_ap', 'AP50': 'box_ap50', 'AP75': 'box_ap75'}
 WIDTHS = (0.25, 0.5, 1.0)
-EPOCHS, SCENES, TEST_SCENES = 6, 480, 200
+EPOCHS, SCENES, TEST_SCENES = 4, 480, 200
 
 
 def boxes_only(experiment, seed):
