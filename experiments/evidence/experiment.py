@@ -222,40 +222,21 @@ class Experiment:
       return list(self.networks)
     return [name] if self.published or self.quick else [name, 'resnet14']
 
-  def both(self, name: str, *, factor: float = 1.0) -> tuple[Errors, Errors]:
+  def both(self, name: str) -> tuple[Errors, Errors]:
     """Returns test errors of networks trained alone, and of the slimmable one.
 
     Args:
       name: name of the model.
-      factor: factor of the learning rate; default: 1.
     """
-
-    def scaled(config):
-      config.schedule.peak_lr *= factor
-      return config
-
-    prefix = _prefix(name, factor)
     individual = self.individual(
-      prefix,
+      name,
       self.alone_widths or self.get(0).model.widths,
-      lambda seed, width: scaled(self.alone(seed, width, name=name)),
+      lambda seed, width: self.alone(seed, width, name=name),
     )
     slimmable = self.errors(
-      f'{prefix}_slimmable', lambda seed: scaled(self.get(seed, name=name))
+      f'{name}_slimmable', lambda seed: self.get(seed, name=name)
     )
     return individual, slimmable
-
-  def eight(self, name: str, *, factor: float = 1.0) -> Errors:
-    """Returns test errors of the slimmable one of eight widths (table 4)."""
-
-    def get(seed):
-      config = self.get(seed, name=name, widths=EIGHT)
-      if self.quick:
-        config.model.widths = tuple(w / 4 for w in EIGHT[:3])
-      config.schedule.peak_lr *= factor
-      return config
-
-    return self.errors(f'{_prefix(name, factor)}_slimmable8', get)
 
   def alone(self, seed: int, width: float, **model: Any) -> Any:
     """Returns the configuration of a network trained alone."""
@@ -285,10 +266,6 @@ class Experiment:
     }
     self.out.mkdir(parents=True, exist_ok=True)
     files.write_json(self.out / name, record, indent=1)
-
-
-def _prefix(name: str, factor: float) -> str:
-  return name if factor == 1.0 else f'{name}_rate{factor}'
 
 
 def errors_of(

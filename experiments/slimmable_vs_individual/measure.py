@@ -1,4 +1,4 @@
-"""Is one slimmable network as good as networks trained alone? (Tables 3, 4.)
+"""Is one slimmable network as good as networks trained alone? (Table 3.)
 
     python experiments/slimmable_vs_individual/measure.py
 
@@ -21,15 +21,6 @@ def main(arguments=None):
     errors[name] = {'individual': individual, 'slimmable': slimmable}
     comparisons[name] = evidence.compare(individual, slimmable)
     tables.append((name, 'individual', individual, 'slimmable', slimmable))
-
-  if not experiment.published:
-    name = experiment.models()[0]
-    many = experiment.eight(name)
-    few = errors[name]['slimmable']
-    count = len(experiment.get(0).model.widths)
-    errors[name][f'slimmable, {len(many)} widths'] = many
-    tables.append((name, f'{count} widths', few, f'{len(many)} widths', many))
-    comparisons[f'{name}, more widths'] = evidence.compare(few, many)
 
   for name, *columns in tables:
     print(f'\n{name}\n{evidence.table(*columns)}')

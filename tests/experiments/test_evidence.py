@@ -26,6 +26,7 @@ FOLDER = ROOT / 'experiments'
 TRAINED = ('incremental_training', 'shared_affine')
 IMAGINED = (
   'slimmable_vs_individual',
+  'eight_widths',
   'naive_training',
   'private_tail',
   'inplace_distillation',
