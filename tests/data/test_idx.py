@@ -226,6 +226,7 @@ def test_the_package_is_found_or_the_command_that_installs_it(
 ):
   config = fashion.get_config()
   config.data.package = 'no-such-set'
+  config.data.held_out = 12
   with pytest.raises(ValueError, match=r'sudo apt-get install dataset-no-such'):
     create_dataset(config.data)
   share = tmp_path / 'share'
@@ -233,7 +234,7 @@ def test_the_package_is_found_or_the_command_that_installs_it(
   folder.rename(share / 'datasets' / 'no-such-set')
   monkeypatch.setenv('XDG_DATA_DIRS', f'/nowhere:{share}')
   dataset = create_dataset(config.data)
-  assert len(dataset.splits['train']) == TRAIN
+  assert len(dataset.splits['train']) == TRAIN - 12
   assert dataset.num_classes == config.model.num_classes == 10
   with pytest.raises(ValueError, match='idx needs --config.data.data_dir'):
     create_dataset({'name': 'idx'})
