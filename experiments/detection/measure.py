@@ -15,12 +15,13 @@ import evidence
 
 DIGIT_SCENES = evidence.ROOT / 'configs' / 'digit_scenes.py'
 SCORES = {'box AP': 'box_ap', 'AP50': 'box_ap50', 'AP75': 'box_ap75'}
-WIDTHS = (0.25, 0.5, 1.0)
-EPOCHS, SCENES, TEST_SCENES = 4, 480, 200
+WIDTHS = (0.125, 0.25, 0.5)
+# 700 steps: after 240 the AP is still near 0.
+EPOCHS, TEST_SCENES = 7, 200
 
 
 def boxes_only(experiment, seed):
-  """Returns the configuration of a detector of boxes alone, on fewer scenes."""
+  """Returns the configuration of a thin detector of boxes alone."""
   config = experiment.get(seed)
   if experiment.published:
     return config
@@ -28,7 +29,7 @@ def boxes_only(experiment, seed):
   config.data.update(masks=False, keypoints=False, seed=seed)
   if not experiment.quick:
     config.model.widths = WIDTHS
-    config.data.update(train_scenes=SCENES, test_scenes=TEST_SCENES)
+    config.data.test_scenes = TEST_SCENES
     config.epochs = EPOCHS
   config.eval_every_epochs = config.epochs
   return config

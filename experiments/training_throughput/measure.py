@@ -15,38 +15,22 @@ import sys
 import time
 
 import jax
-import numpy as np
-import optax
 import plain_flax
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from speed.jax_training import JaxTrainer
+from speed.jax_training import temporary_bytes
+from speed.task import make_batch
 
 import slimjax
 from slimjax import files
 from slimjax.runtime.measuring import describe_device
-from slimjax.tasks import Classification
-from slimjax.training import mesh as placing
-from slimjax.training import optim
-from slimjax.training import steps
 from slimjax.training.devices import peak_tflops
-from slimjax.training.state import TrainState
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-
-
-def make_batch(batch_size, image_size):
-  rng = np.random.default_rng(0)
-  images = rng.normal(size=(batch_size, image_size, image_size, 3))
-  return {
-    'image': images.astype(np.float32),
-    'label': rng.integers(0, 1000, batch_size).astype(np.int32),
-  }
-
-
-def programs_of(step):
-  return [step.prepare, *step.gradient.values(), step.update]
 
 
 def bytes_moved(programs):
@@ -56,30 +40,35 @@ def bytes_moved(programs):
 
 
 def slimmable(name, widths, batch, dtype):
-  """Returns a function that trains one step, and its programs."""
-  model = slimjax.create_model(
-    name, num_classes=1000, widths=widths, dtype=dtype
-  )
-  schedule = optax.constant_schedule(0.01)
-  optimizer = optim.sgd(schedule)
-  mesh = placing.data_mesh(jax.devices()[:1])
+  """Returns a function that trains one step, its programs, and the MACs."""
+  trainer = JaxTrainer(name, widths, batch, dtype=dtype)
   size = batch['image'].shape[1]
-  variables = slimjax.init(model, jax.random.key(0), image_size=size)
-  holder = [placing.replicate(TrainState.create(variables, optimizer), mesh)]
-  batch = placing.shard(batch, mesh)
-  step = steps.make_train_step(
-    model, Classification(), optimizer, schedule, mesh
+  macs = sum(
+    slimjax.profile_model(trainer.model, width=w, image_size=size).macs
+    for w in widths
   )
-  step = step.compile(holder[0], batch)
+  return trainer.step, trainer.parts, macs
+
+
+def in_pytorch(name, batch, dtype):
+  """Returns a function that trains the widest in PyTorch, compiled."""
+  from speed import torch_networks
+  import torch
+
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  net = torch_networks.create_net(name, WIDTHS[-1:]).to(device)
+  trainer = torch_networks.Trainer(net)
+  trainer.net = torch.compile(net)
+  images = torch.from_numpy(batch['image']).permute(0, 3, 1, 2).to(device)
+  labels = torch.from_numpy(batch['label']).long().to(device)
+  half = dtype == 'bfloat16'
 
   def run():
-    holder[0], metrics = step(holder[0], batch)
-    jax.block_until_ready((holder[0], metrics))
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+      losses = trainer.step(images, labels)
+    return [loss.item() for loss in losses]  # waits for the device
 
-  macs = sum(
-    slimjax.profile_model(model, width=w, image_size=size).macs for w in widths
-  )
-  return run, programs_of(step), macs
+  return run
 
 
 def plain(name, batch, dtype):
@@ -127,8 +116,12 @@ def measure(name, arguments):
     sides[key], programs[key], macs[key] = slimmable(
       name, widths, batch, arguments.dtype
     )
+  widest = str(WIDTHS[-1])
   sides['flax'], programs['flax'] = plain(name, batch, arguments.dtype)
-  macs['flax'] = macs['1.0']
+  macs['flax'] = macs[widest]
+  if arguments.torch:
+    sides['torch'] = in_pytorch(name, batch, arguments.dtype)
+    macs['torch'] = macs[widest]
   times = in_turns(sides, arguments.rounds, arguments.seconds)
   apart = [
     sum(times[str(w)][i] for w in WIDTHS) for i in range(arguments.rounds)
@@ -139,7 +132,10 @@ def measure(name, arguments):
       'images_per_second': arguments.batch_size / statistics.median(times[key]),
       'gigamacs_forward': macs[key] * arguments.batch_size / 1e9,
       'gigabytes_moved': moved / 1e9
-      if (moved := bytes_moved(programs[key])) is not None
+      if key in programs and (moved := bytes_moved(programs[key])) is not None
+      else None,
+      'temporary_megabytes': temporary_bytes(programs[key]) / 1e6
+      if key in programs
       else None,
       'tflops': 6e-12
       * macs[key]
@@ -152,14 +148,20 @@ def measure(name, arguments):
     'rows': rows,
     'four_to_sum_of_alone': median_ratio(times['four'], apart),
     'four_to_flax_widest': median_ratio(times['four'], times['flax']),
-    'widest_to_flax_widest': median_ratio(times['1.0'], times['flax']),
-    'macs_four_to_widest': macs['four'] / macs['1.0'],
+    'widest_to_flax_widest': median_ratio(times[widest], times['flax']),
+    **(
+      {'widest_to_torch_widest': median_ratio(times[widest], times['torch'])}
+      if arguments.torch
+      else {}
+    ),
+    'macs_four_to_widest': macs['four'] / macs[widest],
   }
 
 
 NAMES = {
   'four': 'slimjax, four widths',
   'flax': 'plain Flax, widest',
+  'torch': 'PyTorch (compiled), widest',
   **{str(w): f'slimjax, {w} alone' for w in WIDTHS},
 }
 
@@ -170,6 +172,7 @@ def main():
   parser.add_argument('--image_size', type=int, default=64)
   parser.add_argument('--batch_size', type=int, default=16)
   parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--torch', action='store_true', help='beside PyTorch')
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--seconds', type=float, default=1.0)
   parser.add_argument('--json', help='file to write the numbers to')
@@ -192,18 +195,20 @@ def main():
       'images/s',
       'GMACs',
       'GB moved',
+      'temporary MB',
       'TFLOP/s' + ('' if peak is None else f' (of {peak:.0f})'),
       title=f'{name}, {arguments.batch_size} at {arguments.image_size} px,'
       f' {arguments.dtype}',
     )
     for key, row in result['rows'].items():
-      moved = row['gigabytes_moved']
+      moved, memory = row['gigabytes_moved'], row['temporary_megabytes']
       table.add_row(
         NAMES[key],
         f'{row["step_ms"]:.1f}',
         f'{row["images_per_second"]:.1f}',
         f'{row["gigamacs_forward"]:.2f}',
         '' if moved is None else f'{moved:.2f}',
+        '' if memory is None else f'{memory:.0f}',
         f'{row["tflops"]:.3g}',
       )
     console = Console(width=100)

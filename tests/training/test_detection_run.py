@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 import programs
 import pytest
+from small_scenes import get_config as config
+from small_scenes import WIDTH
 
 import slimjax
 from slimjax import plots
 from slimjax import runtime
 from slimjax.analysis.scoring import evaluate
-from slimjax.configs import digits
 from slimjax.data.coco import scenes
 from slimjax.data.record import read_record
 from slimjax.detection import drawing
@@ -28,51 +29,6 @@ from slimjax.training import processes
 from slimjax.training.log import read_metrics
 from slimjax.training.loop import train_and_evaluate
 from slimjax.training.runs import load_run
-
-WIDTH = 0.125
-
-
-def config(**overrides):
-  config = digits.get_config()
-  with config.unlocked():
-    config.epochs = 1
-    config.batch_size = 4
-    config.eval_batch_size = 4
-    config.log_every_steps = 1
-    config.eval_every_epochs = 1
-    config.model = {
-      'name': 'mask_rcnn',
-      'backbone': 'resnet14',
-      'num_classes': 10,
-      'widths': (WIDTH,),
-      'keypoints': 4,
-      'fpn_features': 16,
-      'box_features': 32,
-      'mask_features': 16,
-      'mask_convs': 1,
-      'keypoint_features': 16,
-      'keypoint_convs': 1,
-      'anchor_sizes': (16, 32, 64, 128, 256),
-      'canonical_scale': 56,
-      'train_candidates': 50,
-      'train_proposals': 40,
-      'test_candidates': 50,
-      'test_proposals': 20,
-      'roi_samples': 16,
-      'detections': 10,
-      'rpn_samples': 32,
-      'min_score': 0.0,
-      **overrides,
-    }
-    config.data = {
-      'name': 'digit_scenes', 'train_scenes': 16, 'test_scenes': 6,
-    }  # fmt: skip
-    config.task = {'name': 'detection'}
-    config.loss = {}
-    config.init = {'freeze': 'norm,backbone/stem,backbone/stage1_*'}
-    config.optimizer = {'nesterov': False, 'clip_norm': 35.0}
-    config.schedule = {'name': 'cosine', 'peak_lr': 0.01}
-  return config
 
 
 @pytest.fixture(scope='module')

@@ -1,22 +1,15 @@
 """Several processes that train as one, on this machine (gloo)."""
 
-import contextlib
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import ends
-from held import held_in_step
 from held import is_held
-from places import ROOT
 import pytest
+from several import started
 from tiny_net import get_config
 from tiny_net import NAME
-from tiny_net import RUN_MODULE
 from tiny_net import STEPS
 
 from slimjax.train import train_and_evaluate
@@ -38,68 +31,6 @@ ARGUMENTS = (
 )
 
 
-def _free_port():
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    return free.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _started(workdir, processes, *, devices=1, hold_last=None):
-  """Starts processes; returns them, and the files of what they say.
-
-  Args:
-    workdir: folder of the run, or one per process.
-    processes: how many.
-    devices: devices of each.
-    hold_last: step after which the last process waits; default: none.
-  """
-  port = _free_port()
-  python = held_in_step(hold_last) if hold_last else ('-c', RUN_MODULE)
-  workdirs = workdir if isinstance(workdir, list) else [workdir] * processes
-  started, outputs = [], []
-  for index, workdir in enumerate(workdirs):
-    output = workdir.with_name(f'{workdir.name}.{index}.{time.time_ns()}.txt')
-    outputs.append(output)
-    joined = (
-      f'--coordinator=localhost:{port}',
-      f'--process_count={processes}',
-      f'--process_id={index}',
-    )
-    with output.open('w') as file:
-      started.append(
-        subprocess.Popen(
-          [
-            sys.executable,
-            *(python if index == processes - 1 else ('-c', RUN_MODULE)),
-            'slimjax.train',
-            *ARGUMENTS,
-            f'--workdir={workdir}',
-            *joined,
-          ],
-          cwd=ROOT,
-          env={
-            **os.environ,
-            'JAX_PLATFORMS': 'cpu',
-            # The suite's, which are quick to compile.
-            'XLA_FLAGS': os.environ['XLA_FLAGS'].replace(
-              'device_count=4', f'device_count={devices}'
-            ),
-            'PYTHONPATH': str(ROOT / 'tests'),
-            'PYTHONUNBUFFERED': '1',
-          },
-          stdout=file,
-          stderr=subprocess.STDOUT,
-        )
-      )
-  try:
-    yield started, outputs
-  finally:
-    for process in started:
-      process.kill()
-      process.wait()
-
-
 def _config():
   return get_config(
     model__widths=(0.25,),
@@ -109,11 +40,11 @@ def _config():
   )
 
 
-def _when(condition, started, outputs):
+def _when(condition, processes, outputs):
   deadline = time.monotonic() + 240
   while not condition():
     texts = [output.read_text() for output in outputs]
-    assert all(process.poll() is None for process in started), texts
+    assert all(process.poll() is None for process in processes), texts
     assert time.monotonic() < deadline, texts
     time.sleep(0.01)
 
@@ -140,20 +71,23 @@ def test_processes_train_as_one_and_then_one_process_does(tmp_path, capsys):
   """
   workdir = tmp_path / 'run'
   second, third = STEPS + 2, 2 * STEPS + 2  # steps in these epochs
-  with _started(workdir, 2, devices=2, hold_last=second) as (started, outputs):
-    _when(lambda: is_held(outputs[1]), started, outputs)
-    _when(lambda: ends.saved(workdir), started, outputs)
-    started[1].kill()
-    states = [process.wait(timeout=240) for process in started]
+  with started(workdir, 2, ARGUMENTS, devices=2, hold_last=second) as (
+    processes,
+    outputs,
+  ):
+    _when(lambda: is_held(outputs[1]), processes, outputs)
+    _when(lambda: ends.saved(workdir), processes, outputs)
+    processes[1].kill()
+    states = [process.wait(timeout=240) for process in processes]
   assert states[1] == -signal.SIGKILL
   assert states[0] not in (0, -signal.SIGKILL)
   assert ends.saved(workdir) == [STEPS]
 
-  with _started(workdir, 2, hold_last=third) as (started, outputs):
-    _when(lambda: is_held(outputs[1]), started, outputs)
-    started[1].send_signal(signal.SIGTERM)
+  with started(workdir, 2, ARGUMENTS, hold_last=third) as (processes, outputs):
+    _when(lambda: is_held(outputs[1]), processes, outputs)
+    processes[1].send_signal(signal.SIGTERM)
     workdir.with_name('run.go').touch()
-    states = [process.wait(timeout=240) for process in started]
+    states = [process.wait(timeout=240) for process in processes]
     texts = [output.read_text() for output in outputs]
   assert states == [0, 0], texts
   assert f'resuming from the checkpoint of step {STEPS}' in texts[0]
@@ -176,8 +110,8 @@ def test_processes_train_as_one_and_then_one_process_does(tmp_path, capsys):
 def test_what_is_wrong_on_one_host_stops_all(tmp_path):
   """The second sees another folder."""
   folders = [tmp_path / 'of_host_0', tmp_path / 'of_host_1']
-  with _started(folders, 2) as (started, outputs):
-    states = [process.wait(timeout=240) for process in started]
+  with started(folders, 2, ARGUMENTS) as (processes, outputs):
+    states = [process.wait(timeout=240) for process in processes]
     texts = [output.read_text() for output in outputs]
   assert all(state != 0 for state in states), texts
   assert 'must be on storage that all hosts share' in texts[1]
