@@ -73,6 +73,7 @@ def follow(command, environment):
   finally:
     process.kill()
     process.wait()
+    process.stdout.close()
   begins = [inside, *ends]
   return {
     IMPORT: inside,
@@ -85,26 +86,31 @@ def follow(command, environment):
   }
 
 
+def environment():
+  """Returns the variables of a run, which a cache named outside is not in."""
+  kept = {
+    k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'
+  }
+  return {**kept, 'PYTHONPATH': str(ROOT)}
+
+
+def command(workdir, cache, options=()):
+  """Returns the command of a run on the digits."""
+  return [
+    *(sys.executable, '-u', '-m', 'slimjax.train', '--config=digits'),
+    f'--workdir={workdir}',
+    f'--config.compilation_cache_dir={cache}',
+    '--config.log_every_steps=1',
+    *options,
+  ]
+
+
 def cold_and_warm(options):
   """Returns the phases of a run that compiles, and of one after it."""
-  # A cache that is named outside would take the place of the folder.
-  environment = {
-    name: value
-    for name, value in os.environ.items()
-    if name != 'JAX_COMPILATION_CACHE_DIR'
-  }
-  environment['PYTHONPATH'] = str(ROOT)
   with tempfile.TemporaryDirectory() as folder:
     return {
       state: follow(
-        [
-          *(sys.executable, '-u', '-m', 'slimjax.train', '--config=digits'),
-          f'--workdir={folder}/{state}',
-          f'--config.compilation_cache_dir={folder}/cache',
-          '--config.log_every_steps=1',
-          *options,
-        ],
-        environment,
+        command(f'{folder}/{state}', f'{folder}/cache', options), environment()
       )
       for state in ('cold', 'warm')
     }

@@ -261,6 +261,7 @@ class _Program:
     self._function = function
     self.as_text = compiled.as_text
     self.cost_analysis = compiled.cost_analysis
+    self.memory_analysis = compiled.memory_analysis
 
   def __call__(self, *arguments):
     given = jax.tree.structure((arguments, {}))
