@@ -9,7 +9,9 @@ that are held out (experiments/learning_rate). 5,000 are held out here, too, by
 which a cascade's thresholds are chosen (experiments/cascade). Thin widths and
 few epochs, so that CPUs train it; on an accelerator take 30 epochs and
 --config.model.widths="(0.25,0.5,0.75,1.0)".
-Expected top-1 error: no whole run has been made.
+Expected top-1 error: 10.4 / 9.1 / 8.6 % at 0.125 / 0.25 / 0.5 (one seed,
+experiments/fashion).
+Expected time: 0.8 s a step on one core of an AMD EPYC, so about 35 minutes.
 """
 
 from ml_collections import config_dict

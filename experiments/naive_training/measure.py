@@ -28,30 +28,28 @@ def main(arguments=None):
     'switchable': experiment.workdir / f'{name}_slimmable_seed0',
     'naive': experiment.workdir / f'{name}_naive_seed0',
   }
-  training, test = {}, {}
+  training = {}
   for variant, path in paths.items():
     curves = evidence.curve(path, 'train', 'top1_error')
     widest = max(curves, key=float)
     training[variant] = {widest: curves[widest]}
-    test[variant] = evidence.curve(path, 'validation', 'top1_error')
   evidence.plot_curves(
     experiment.out / 'training.png',
     'Training error of the widest, seed 0',
     training,
     'training error, %',
   )
-  evidence.plot_curves(
-    experiment.out / 'test.png',
-    'Test error of all widths, seed 0',
-    test,
-    'test error, %',
+  errors = {'switchable': switchable, 'naive': naive}
+  evidence.plot(
+    experiment.out / 'errors.png',
+    f'{name} on {experiment.config.stem}: private norms, or one',
+    errors,
   )
   experiment.write(
     {
-      'errors': {'switchable': switchable, 'naive': naive},
+      'errors': errors,
       'naive - switchable': evidence.compare(switchable, naive),
       'training_error': training,
-      'test_error': test,
     }
   )
 
