@@ -5,8 +5,8 @@ Command: python -m slimjax.train --config=experiments/microscope/config.py
 
 DIR holds train.json and test.json, which name pictures of the folder images/.
 Source: the recipe is our own. Pictures of 640 x 480 are halved; their objects
-have sides of 10 to 145 pixels then. From drawn weights, so all norms are trained.
-Expected AP: see README.md.
+have sides of 10 to 145 pixels then. The weights are drawn, and all norms trained.
+Expected AP: 39.4 / 39.9 at 0.25 / 0.5 (one seed, see README.md).
 """
 
 from ml_collections import config_dict
