@@ -104,6 +104,7 @@ def test_the_parts_in_pytorch_train_the_same_weights(load):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.complete
 def test_the_sides_of_a_latency(load, monkeypatch, tmp_path):
   measure = load('switch_latency/measure.py')
   monkeypatch.setattr(measure, 'FAMILIES', {'mobilenet_v1': (0.25,)})
@@ -131,6 +132,7 @@ class Plain(nn.Module):
     return nn.Dense(1000, dtype=self.dtype)(x.mean((1, 2)))
 
 
+@pytest.mark.complete
 def test_the_steps_of_the_throughput(load, monkeypatch):
   measure = load('training_throughput/measure.py')
   monkeypatch.setattr(measure, 'WIDTHS', (0.125,))
@@ -145,6 +147,7 @@ def test_the_steps_of_the_throughput(load, monkeypatch):
   assert rows['four']['temporary_megabytes'] > 0
 
 
+@pytest.mark.complete
 def test_the_cost_of_some_widths(load):
   measure = load('width_count/measure.py')
   assert measure.widths_of(1) == (1.0,)
@@ -156,6 +159,7 @@ def test_the_cost_of_some_widths(load):
   assert len(times) == 2
 
 
+@pytest.mark.complete
 def test_the_phases_of_a_start(load, tmp_path):
   startup = load('startup/measure.py')
   phases = startup.follow(
